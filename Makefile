@@ -1,0 +1,36 @@
+# Everything a person runs. `make` alone lists it; scripts/ holds what takes more than a line.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+DEMO_MODEL := tests/golden/gemma2-v4
+DEMO_INPUT := docs/model-card.jsonl
+
+.PHONY: help demo test bench fmt clean deps
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## check for what the build needs, and install what is missing
+	@scripts/deps.sh build
+
+demo: deps ## score the model card's two conversations on a small random checkpoint
+	@echo "The model card's question with the right answer and with a wrong one."
+	@echo "The checkpoint's weights are random: the numbers are exact and mean nothing."
+	@cargo run --release --package assay -- score --model $(DEMO_MODEL) --input $(DEMO_INPUT)
+	@echo "The binary is target/release/assay; a real model is --model owner/name, or its folder."
+
+test: ## format, lints, licenses and all tests: what CI runs
+	@scripts/deps.sh build test
+	@scripts/test.sh
+
+bench: deps ## measure speed, beside Hugging Face where python3 has torch and transformers
+	@cargo build --release --package assay
+	@cargo bench --package tests --bench score
+
+fmt: ## format the code
+	@cargo fmt --all
+
+clean: ## remove what was built
+	@cargo clean

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# All checks, cheapest first; ends with the tests, so that their summary is the last thing on the screen.
+set -euo pipefail
+
+stage() { # name, command...
+    local name=$1 start=$SECONDS
+    shift
+    echo "==> $name"
+    "$@"
+    echo "    $name: $((SECONDS - start)) s"
+}
+
+stage format cargo fmt --all --check
+if cargo deny --version >/dev/null 2>&1; then
+    stage "bans, licenses and sources" cargo deny --log-level error check bans licenses sources
+else
+    echo "==> cargo-deny is not installed: bans, licenses and sources go unchecked (cargo install cargo-deny --locked)"
+fi
+stage clippy cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
+stage build cargo test --quiet --workspace --lib --bins --tests --no-run
+stage "examples in the documentation" cargo test --quiet --workspace --doc
+stage tests cargo test --no-fail-fast --workspace --lib --bins --tests

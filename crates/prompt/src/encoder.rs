@@ -1,0 +1,260 @@
+//! The whole way from an [`Input`] to token ids: render, tokenize (a group's prompt once), apply the BOS rule, hold to
+//! the limit. Each conversation has a result of its own; one that fails does not take the others with it.
+
+use std::borrow::Cow;
+
+use aho_corasick::AhoCorasick;
+use minijinja::Value;
+
+use crate::config::{Config, Sources, TemplateSource};
+use crate::input::{Input, Message, Role};
+use crate::template::{self, Template};
+use crate::tokenizer::{BosRule, Tokenizer};
+use crate::{Error, ItemError, strict};
+
+/// What a call may ask for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The most tokens a conversation may have, the BOS token included.
+    pub max_length: Option<usize>,
+    /// What happens to one that has more.
+    pub truncate: Truncate,
+    /// Whether the text of special tokens inside the messages of [`Input::Messages`] and [`Input::Group`] is plain text.
+    ///
+    /// Off (as in Hugging Face by default), `<end_of_turn>` in a user's text becomes the token that ends a turn. On,
+    /// every occurrence of a control token's text inside a string of a message is encoded as text: by itself, without
+    /// the added tokens, the text on both sides of it as usual. Control tokens are the special tokens, and the other
+    /// added tokens that the template's source holds (`<think>`). The characters U+F0000 and U+F0001 are dropped from
+    /// messages. This is `sanitize_control_tokens` of transformers, and gives its ids. It has no effect on
+    /// [`Input::Text`], whose special tokens are meant. A template that changes letters (`| lower`) or joins pieces of
+    /// content may still make a token's text that was not there before.
+    pub strict_special_tokens: bool,
+}
+
+/// Which side of a conversation that is too long is given up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Truncate {
+    /// Neither: it is an error.
+    #[default]
+    None,
+    /// The oldest tokens; the BOS token stays.
+    Left,
+    /// The newest tokens.
+    Right,
+}
+
+/// The token ids of one conversation, and what was done to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// What the model reads.
+    pub ids: Vec<u32>,
+    /// What the BOS rule did.
+    pub bos: Bos,
+    /// How many tokens there were before truncation, if some were cut off.
+    pub truncated_from: Option<usize>,
+}
+
+/// What the BOS rule did to one conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bos {
+    /// One was there.
+    Kept,
+    /// None was there, one was put in front.
+    Added,
+    /// Several stood in front, one was kept.
+    Deduplicated {
+        /// How many were taken away.
+        removed: usize,
+    },
+    /// The model has no BOS rule.
+    NotUsed,
+    /// The caller gave token ids.
+    AsGiven,
+}
+
+/// The conversations of one input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// One for each conversation, in order; a group without responses has one item, the error.
+    pub items: Vec<Result<Encoded, ItemError>>,
+    /// Bytes of text that went through the tokenizer: of a group's common head only those of the first conversation,
+    /// where it ends behind an added token. What follows that token in the prompt is tokenized with each response.
+    pub tokenized_bytes: usize,
+}
+
+/// Turns conversations into token ids for one model. Shared by reference; every method may run in any number of threads.
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    template: Option<Template>,
+    source: Option<TemplateSource>,
+    control: Option<AhoCorasick>,
+    vocab_size: Option<u32>,
+}
+
+// === impl Encoder ===
+
+impl Encoder {
+    /// An encoder from the contents of a model's files.
+    pub fn new(sources: &Sources) -> Result<Self, Error> {
+        let config = Config::new(sources)?;
+        let tokenizer = Tokenizer::new(&sources.tokenizer, &config)?;
+        let template = Template::new(&config, sources.date)?;
+        let (text, source) = config.template.unzip();
+        let control = strict::control_tokens(&tokenizer, text.as_deref());
+        Ok(Self { tokenizer, template, source, control, vocab_size: sources.vocab_size })
+    }
+
+    /// What happens in front of a text.
+    pub fn bos_rule(&self) -> &BosRule {
+        self.tokenizer.bos()
+    }
+
+    /// Where the chat template is from; `None` if the model has none.
+    pub fn template_source(&self) -> Option<&TemplateSource> {
+        self.source.as_ref()
+    }
+
+    /// The token of an id, as the vocabulary writes it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.token(id)
+    }
+
+    /// The text of each conversation before it is tokenized, as Hugging Face renders it; nothing for token ids.
+    pub fn render(&self, input: &Input) -> Vec<Result<String, ItemError>> {
+        self.texts(input, false).into_iter().map(|text| text.map(Cow::into_owned)).collect()
+    }
+
+    /// The token ids of each conversation.
+    pub fn encode(&self, input: &Input, options: &Options) -> Batch {
+        if let Input::TokenIds(ids) = input {
+            let item = if ids.is_empty() { Err(ItemError::Empty("input_ids")) } else { Ok(ids.clone()) };
+            let item = item.and_then(|ids| self.finish(ids, Bos::AsGiven, options));
+            return Batch { items: vec![item], tokenized_bytes: 0 };
+        }
+        let strict = options.strict_special_tokens && !matches!(input, Input::Text(_));
+        let (ids, tokenized_bytes) = self.tokenize(self.texts(input, strict), strict);
+        let finish = |ids| {
+            let (ids, bos) = self.apply_bos(ids);
+            self.finish(ids, bos, options)
+        };
+        Batch { items: ids.into_iter().map(|ids| ids.and_then(finish)).collect(), tokenized_bytes }
+    }
+
+    fn texts<'a>(&self, input: &'a Input, strict: bool) -> Vec<Result<Cow<'a, str>, ItemError>> {
+        match input {
+            Input::TokenIds(_) => Vec::new(),
+            Input::Text(text) if text.is_empty() => vec![Err(ItemError::Empty("text"))],
+            Input::Text(text) => vec![Ok(Cow::Borrowed(text))],
+            Input::Messages(messages) => vec![self.render_messages(messages, strict)],
+            Input::Group { prompt, .. } if prompt.is_empty() => vec![Err(ItemError::EmptyConversation)],
+            Input::Group { prompt, responses } => {
+                let mut turns: Vec<Value> = prompt.iter().map(|message| self.value(message, strict)).collect();
+                let texts = responses.iter().map(|response| {
+                    turns.push(self.value(&Message::new(Role::Assistant, response.as_str()), strict));
+                    let text = self.render_turns(&turns);
+                    turns.pop();
+                    text
+                });
+                let texts: Vec<_> = texts.collect();
+                if texts.is_empty() { vec![Err(ItemError::NoResponses)] } else { texts }
+            }
+        }
+    }
+
+    fn render_messages<'a>(&self, messages: &[Message], strict: bool) -> Result<Cow<'a, str>, ItemError> {
+        match messages.last().map(Message::role) {
+            None => return Err(ItemError::EmptyConversation),
+            Some(Role::Assistant) => {}
+            Some(role) => return Err(ItemError::LastTurn(role)),
+        }
+        let turns: Vec<Value> = messages.iter().map(|message| self.value(message, strict)).collect();
+        self.render_turns(&turns)
+    }
+
+    fn render_turns<'a>(&self, turns: &[Value]) -> Result<Cow<'a, str>, ItemError> {
+        let text = self.template.as_ref().ok_or(ItemError::NoTemplate)?.render(turns)?;
+        if text.is_empty() { Err(ItemError::Empty("the rendered conversation")) } else { Ok(Cow::Owned(text)) }
+    }
+
+    fn value(&self, message: &Message, strict: bool) -> Value {
+        let marked = |(key, value): (&String, _)| match &self.control {
+            Some(control) if strict => (key.clone(), strict::mark(control, value)),
+            _ => (key.clone(), value.clone()),
+        };
+        if !strict {
+            return template::message_value(message.fields());
+        }
+        template::message_value(&message.fields().iter().map(marked).collect())
+    }
+
+    /// The ids of each text, and how many bytes were tokenized for them. Only texts rendered for strict mode can hold
+    /// markers: elsewhere those characters are a client's own.
+    fn tokenize(
+        &self,
+        texts: Vec<Result<Cow<'_, str>, ItemError>>,
+        strict: bool,
+    ) -> (Vec<Result<Vec<u32>, ItemError>>, usize) {
+        let is_marked = |text: &str| strict && strict::is_marked(text);
+        let good: Vec<&str> = texts.iter().flatten().map(AsRef::as_ref).collect();
+        let head = match good.as_slice() {
+            [first, _, ..] if !good.iter().any(|text| is_marked(text)) => &first[..self.tokenizer.shared_head(&good)],
+            _ => "",
+        };
+        let mut bytes = head.len();
+        let head_ids = self.tokenizer.encode(head);
+        let mut tokenize = |text: &str| {
+            bytes += text.len() - head.len();
+            if is_marked(text) {
+                return strict::encode(&self.tokenizer, text);
+            }
+            let tail = self.tokenizer.encode(&text[head.len()..])?;
+            Ok([head_ids.as_ref().map_err(Clone::clone)?.as_slice(), &tail].concat())
+        };
+        let ids =
+            texts.iter().map(|text| text.as_ref().map_err(Clone::clone).and_then(|text| tokenize(text))).collect();
+        (ids, bytes)
+    }
+
+    fn apply_bos(&self, mut ids: Vec<u32>) -> (Vec<u32>, Bos) {
+        let BosRule::One { id: bos, .. } = self.bos_rule() else { return (ids, Bos::NotUsed) };
+        let removed = match ids.iter().take_while(|id| *id == bos).count() {
+            0 => {
+                ids.insert(0, *bos);
+                return (ids, Bos::Added);
+            }
+            1 => return (ids, Bos::Kept),
+            count => count - 1,
+        };
+        ids.drain(..removed);
+        (ids, Bos::Deduplicated { removed })
+    }
+
+    /// Check the ids against the vocabulary and the limit.
+    fn finish(&self, mut ids: Vec<u32>, bos: Bos, options: &Options) -> Result<Encoded, ItemError> {
+        if ids.is_empty() {
+            return Err(ItemError::Empty("the tokenized conversation"));
+        }
+        if let Some(vocab_size) = self.vocab_size
+            && let Some(index) = ids.iter().position(|id| *id >= vocab_size)
+        {
+            return Err(ItemError::TokenId { index, id: ids[index], vocab_size });
+        }
+        let tokens = ids.len();
+        let Some(limit) = options.max_length.filter(|limit| *limit < tokens) else {
+            return Ok(Encoded { ids, bos, truncated_from: None });
+        };
+        let leads = matches!(self.bos_rule(), BosRule::One { id, .. } if ids.first() == Some(id));
+        let kept = usize::from(leads);
+        if options.truncate == Truncate::None || limit <= kept {
+            return Err(ItemError::TooLong { tokens, limit });
+        }
+        match options.truncate {
+            Truncate::Left => drop(ids.drain(kept..tokens - (limit - kept))),
+            Truncate::Right | Truncate::None => ids.truncate(limit),
+        }
+        Ok(Encoded { ids, bos, truncated_from: Some(tokens) })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! Templates that are wrong or hostile, the pinned date, and the tags that transformers adds. What right templates
+//! render is compared with transformers in the encoder's tests.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::config::Sources;
+
+fn compile(source: &str, date: Date) -> Result<Template, Error> {
+    let config = json!({"chat_template": source, "bos_token": {"content": "<s>"}, "eos_token": "</s>"});
+    let sources = Sources { tokenizer_config: Some(config.to_string().into_bytes()), ..Sources::default() };
+    let config = Config::new(&sources)?;
+    Template::new(&config, date).map(Option::unwrap)
+}
+
+fn render(source: &str) -> Result<String, ItemError> {
+    let turns = json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "<b>"}]);
+    let turns: Vec<Value> =
+        turns.as_array().unwrap().iter().map(|turn| message_value(turn.as_object().unwrap())).collect();
+    compile(source, Date::default()).unwrap().render(&turns)
+}
+
+fn check(source: &str, text: &str) {
+    assert_eq!(render(source).as_deref(), Ok(text), "{source}");
+}
+
+#[test]
+fn variables_are_those_of_transformers() {
+    check("{{ bos_token }}{{ eos_token }}{{ add_generation_prompt }}{{ tools is none }}", "<s></s>FalseTrue");
+    check("{{ documents is none }}{{ pad_token is defined }}{{ date_string is defined }}", "TrueFalseFalse");
+    check("{% set bos_token = 'x' %}{{ bos_token }}", "x");
+    check("a\n", "a");
+    check("a\n\n", "a\n");
+}
+
+#[test]
+fn nothing_is_escaped_for_html() {
+    check("{{ messages[1].content }}{{ messages[1] | tojson }}", "<b>{\"role\": \"assistant\", \"content\": \"<b>\"}");
+}
+
+#[test]
+fn undefined_values_are_as_lenient_as_in_jinja() {
+    check(
+        "{{ missing }}|{{ messages[0].name }}|{% for x in missing %}x{% endfor %}{{ missing is defined }}",
+        "||False",
+    );
+    assert!(matches!(render("{{ missing.name }}"), Err(ItemError::TemplateFailed(_))));
+    assert!(matches!(render("{{ 'a' + missing }}"), Err(ItemError::TemplateFailed(_))));
+}
+
+#[test]
+fn the_date_is_the_one_that_was_set() {
+    let date: Date = "2025-01-09".parse().unwrap();
+    let template = compile("{{ strftime_now('%d %b %Y %-d %A %H:%M') }}", date).unwrap();
+    assert_eq!(template.render(&[]).as_deref(), Ok("09 Jan 2025 9 Thursday 00:00"));
+    check("{{ strftime_now('%d %b %Y') }}", "26 Jul 2024");
+    assert_eq!(Date::default().to_string(), "2024-07-26");
+    for wrong in ["", "26 Jul 2024", "2024-02-30", "2024-07-26x"] {
+        assert!(wrong.parse::<Date>().is_err(), "{wrong}");
+    }
+    assert!(matches!(render("{{ strftime_now('%Q%') }}"), Err(ItemError::TemplateFailed(_))));
+}
+
+#[test]
+fn what_a_template_raises_is_told_as_it_was_said() {
+    let raised = |source| assert_eq!(render(source), Err(ItemError::Refused("no: <x>".to_owned())), "{source}");
+    raised("{{ raise_exception('no: <x>') }}");
+    raised("{% macro f() %}{{ raise_exception('no: <x>') }}{% endmacro %}{{ f() }}");
+    raised("{% for m in messages %}{% generation %}{{ raise_exception('no: <x>') }}{% endgeneration %}{% endfor %}");
+}
+
+#[test]
+fn generation_tags_have_a_scope_and_no_text() {
+    check("{% set x = 1 %}{%- generation -%} {% set x = 2 %}{{ x }} {%- endgeneration %}{{ x }}", "21");
+    check("{% generation %}\na\n{% endgeneration %}\nb", "a\nb");
+    check(
+        "{{ '{% generation %}' }}{# {% generation %} #}{% raw %}{% generation %}{% endraw %}",
+        "{% generation %}{% generation %}",
+    );
+    check("{{ \"a'\\\"%}\" }}{% generation %}b{% endgeneration %}", "a'\"%}b");
+}
+
+#[test]
+fn a_template_that_does_not_compile_names_its_file() {
+    for source in
+        ["{% if %}", "{{ ", "{% for x in y %}", "{{ x | nosuchfilter }}", "{% generation %}", "{% nosuchtag %}"]
+    {
+        match compile(source, Date::default()) {
+            Err(Error::Template { file, .. }) => assert_eq!(file, "tokenizer_config.json"),
+            Ok(template) => assert!(matches!(template.render(&[]), Err(ItemError::TemplateFailed(_))), "{source}"),
+            Err(other) => panic!("{source}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn endless_work_and_endless_memory_are_refused() {
+    let loops = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}";
+    let doubled =
+        "{% set ns = namespace(x='0123456789') %}{% for i in range(64) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+    let twice = "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+    let json = format!("{twice}{{{{ ns.x | tojson }}}}");
+    let macros = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
+    let repeated = "{{ 'x' * 10000000000 }}";
+    for source in [loops, doubled, macros, repeated, &json] {
+        let result = render(source);
+        assert!(matches!(result, Err(ItemError::TemplateFailed(_))), "{source}: {:?}", result.map(|text| text.len()));
+    }
+}
+
+#[test]
+fn deep_nesting_does_not_overflow_the_stack() {
+    let deep = "{% set ns = namespace(x=[1]) %}{% for i in range(1000) %}{% set ns.x = [ns.x] %}{% endfor %}";
+    assert_eq!(render(deep).as_deref(), Ok(""));
+    assert!(matches!(render(&format!("{deep}{{{{ ns.x | tojson }}}}")), Err(ItemError::TemplateFailed(_))));
+    for nested in ["(", "[", "{'a':", "not ", "-", "a if b else "] {
+        let source = format!("{{{{ {} 1 }}}}", nested.repeat(100_000 / nested.len()));
+        let _ = compile(&source, Date::default());
+    }
+    assert!(compile(&" ".repeat(MAX_TEMPLATE + 1), Date::default()).is_err());
+    assert!(compile(&"{% if a %}".repeat(10_000), Date::default()).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_template_panics(pieces in prop::collection::vec(prop::sample::select(vec![
+        "{{", "}}", "{%", "%}", "{#", "#}", "-", " generation ", " endgeneration ", " raw ", " endraw ", "'", "\"", "\\",
+        " messages", "[0]", ".content", " | ", "tojson", "trim", "(indent=", "-1", ")", " for m in ", " endfor ", " if ", "é",
+        ".split(", "None", "'x'", ".rsplit(' ', 1)", "[::-1]", "[1:]", "strftime_now(", "'%'", "{", "}", "\n",
+    ]), 0..24)) {
+        let source = pieces.concat();
+        let rewritten = without_generation_tags(&source);
+        if !source.contains("generation") {
+            prop_assert_eq!(&*rewritten, source.as_str());
+        }
+        if let Ok(template) = compile(&source, Date::default()) {
+            let _ = template.render(&[Value::from("x")]);
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The tokenizer of a model: text to ids without anything added, where a text may be cut without changing its ids, and
+//! the token that the tokenizer would put in front by itself.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use aho_corasick::{AhoCorasick, MatchKind};
+use tokenizers::tokenizer::pre_tokenizer::PreTokenizedString;
+use tokenizers::{AddedToken, Model, ModelWrapper, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizer};
+
+use crate::config::{Config, TOKENIZER};
+use crate::{Error, ItemError};
+
+/// What happens in front of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BosRule {
+    /// Exactly one of this token, whatever the template wrote.
+    One {
+        /// Its id.
+        id: u32,
+        /// Its text.
+        token: String,
+        /// Where the rule is from.
+        reason: BosReason,
+    },
+    /// Nothing is added or removed.
+    None,
+}
+
+/// Why a model has a BOS rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BosReason {
+    /// The post-processor of tokenizer.json puts the token in front.
+    PostProcessor,
+    /// `add_bos_token` in tokenizer_config.json is true.
+    AddBosToken,
+}
+
+pub(crate) struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    bos: BosRule,
+    /// Finds the added tokens as the tokenizer does; `None` where cutting behind them is not proven safe.
+    cuts: Option<AhoCorasick>,
+    added: Vec<AddedToken>,
+    added_text: HashSet<String>,
+    newline: Vec<u32>,
+}
+
+// === impl BosRule ===
+
+impl fmt::Display for BosRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One { id, token, reason: BosReason::PostProcessor } => {
+                write!(f, "exactly one {token} ({id}): the tokenizer's post-processor puts it in front")
+            }
+            Self::One { id, token, reason: BosReason::AddBosToken } => {
+                write!(f, "exactly one {token} ({id}): add_bos_token is set")
+            }
+            Self::None => f.write_str("none: the tokenizer adds no token by itself"),
+        }
+    }
+}
+
+// === impl Tokenizer ===
+
+impl Tokenizer {
+    pub(crate) fn new(bytes: &[u8], config: &Config) -> Result<Self, Error> {
+        let file = |error: tokenizers::Error| Error::File { file: TOKENIZER, message: error.to_string() };
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(file)?;
+        if let ModelWrapper::BPE(bpe) = inner.get_model()
+            && let Some(dropout) = bpe.dropout.filter(|dropout| *dropout > 0.0)
+        {
+            return Err(Error::Dropout(dropout.to_string()));
+        }
+        // what a file was saved with is no rule for this call
+        inner.with_truncation(None).map_err(file)?;
+        inner.with_padding(None);
+        add_tokens(&mut inner, &config.added).map_err(file)?;
+        let bos = bos_rule(&inner, config)?;
+        // nothing of it is left to do: it adds tokens, and sets offsets that nobody reads
+        inner.with_post_processor(None::<PostProcessorWrapper>);
+
+        let added: Vec<_> = inner.get_added_tokens_decoder().into_values().collect();
+        let added_text = added.iter().map(|token| token.content.clone()).collect();
+        let mut tokenizer = Self { cuts: cuts(&inner, &added), inner, bos, added, added_text, newline: Vec::new() };
+        tokenizer.newline = tokenizer.encode("\n").unwrap_or_default();
+        Ok(tokenizer)
+    }
+
+    pub(crate) fn bos(&self) -> &BosRule {
+        &self.bos
+    }
+
+    pub(crate) fn added(&self) -> &[AddedToken] {
+        &self.added
+    }
+
+    pub(crate) fn is_added(&self, text: &str) -> bool {
+        self.added_text.contains(text)
+    }
+
+    pub(crate) fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The ids of a text, nothing added.
+    pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, ItemError> {
+        if text.is_empty() {
+            return Ok(Vec::new());
+        }
+        let encoding = self.inner.encode_fast(text, false).map_err(tokenizer_error)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a text in which no added token is recognised.
+    pub(crate) fn encode_plain(&self, text: &str) -> Result<Vec<u32>, ItemError> {
+        let mut normalized = NormalizedString::from(text);
+        if let Some(normalizer) = self.inner.get_normalizer() {
+            normalizer.normalize(&mut normalized).map_err(tokenizer_error)?;
+        }
+        let mut pieces = PreTokenizedString::from(normalized);
+        if let Some(pre_tokenizer) = self.inner.get_pre_tokenizer() {
+            pre_tokenizer.pre_tokenize(&mut pieces).map_err(tokenizer_error)?;
+        }
+        let model = self.inner.get_model();
+        pieces.tokenize(|piece| model.tokenize(piece.get())).map_err(tokenizer_error)?;
+        let encoding = pieces.into_encoding(None, 0, tokenizers::OffsetType::None).map_err(tokenizer_error)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of a piece from the middle of a text. It is encoded behind a newline, so that no space is put in front of
+    /// it as some tokenizers do at the start of a text; the newline is then removed.
+    pub(crate) fn encode_inner(
+        &self,
+        piece: &str,
+        encode: fn(&Self, &str) -> Result<Vec<u32>, ItemError>,
+    ) -> Result<Vec<u32>, ItemError> {
+        let mut ids = encode(self, &format!("\n{piece}"))?;
+        if !self.newline.is_empty() && ids.starts_with(&self.newline) {
+            return Ok(ids.split_off(self.newline.len()));
+        }
+        encode(self, piece)
+    }
+
+    pub(crate) fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The length in bytes of the longest head that all texts share and that can be encoded for itself: for each of
+    /// them, ids(text) = ids(head) + ids(rest). 0 if there is none.
+    ///
+    /// The tokenizer first cuts a text at its added tokens, leftmost and longest first, and each piece between them goes
+    /// through normalizer, pre-tokenizer and model alone. If such a match ends at byte e in the search over the whole
+    /// text, the search over the head text[..e] finds the same matches (its candidates are a subset that holds all of
+    /// them), and the search over text[e..] finds the rest (a search goes on from the end of a match and knows nothing of
+    /// what was before). So both sides fall into the same pieces as the whole does. `cuts` is `None` where a flag or a
+    /// pre-tokenizer looks beyond its piece.
+    pub(crate) fn shared_head(&self, texts: &[&str]) -> usize {
+        let (Some(cuts), Some((first, others))) = (&self.cuts, texts.split_first()) else { return 0 };
+        let common = others.iter().map(|other| common_prefix(first, other)).min().unwrap_or(0);
+        let ends = |text| cuts.find_iter(text).map(|found| found.end()).take_while(|end| *end <= common);
+        let mut shared: Vec<usize> = ends(*first).collect();
+        for other in others {
+            let ends: HashSet<usize> = ends(*other).collect();
+            shared.retain(|end| ends.contains(end));
+        }
+        shared.last().copied().unwrap_or(0)
+    }
+}
+
+fn tokenizer_error(error: tokenizers::Error) -> ItemError {
+    ItemError::Tokenizer(error.to_string())
+}
+
+fn common_prefix(a: &str, b: &str) -> usize {
+    a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count()
+}
+
+/// Bring the tokenizer to what the configuration lists, as transformers does when it loads one.
+fn add_tokens(inner: &mut tokenizers::Tokenizer, wanted: &[(AddedToken, bool)]) -> tokenizers::Result<()> {
+    for (token, exact) in wanted {
+        let known = inner.get_added_tokens_decoder();
+        let mut same = known.values().filter(|known| known.content == token.content);
+        let missing = if *exact { same.all(|known| known != token) } else { same.next().is_none() };
+        if missing && !token.content.is_empty() {
+            inner.add_tokens([token.clone()])?;
+        }
+    }
+    Ok(())
+}
+
+/// Ask the post-processor what it does, rather than read how it is written: there are five kinds of them.
+fn bos_rule(inner: &tokenizers::Tokenizer, config: &Config) -> Result<BosRule, Error> {
+    let file = |error: tokenizers::Error| Error::File { file: TOKENIZER, message: error.to_string() };
+    for probe in ["a", "0", ".", "\n"] {
+        if !inner.encode(probe, false).is_ok_and(|encoding| !encoding.is_empty()) {
+            continue;
+        }
+        let encoding = inner.encode(probe, true).map_err(file)?;
+        let count = encoding.get_special_tokens_mask().iter().take_while(|mask| **mask == 1).count();
+        if count > 1 {
+            return Err(Error::Prefix { count });
+        }
+        if count == 1 {
+            if config.add_bos_token == Some(false) {
+                tracing::warn!(
+                    "add_bos_token is false, but the post-processor in tokenizer.json adds one and is followed"
+                );
+            }
+            let id = encoding.get_ids().first().copied().unwrap_or_default();
+            let token = inner.id_to_token(id).unwrap_or_default();
+            return Ok(BosRule::One { id, token, reason: BosReason::PostProcessor });
+        }
+        break;
+    }
+    if config.add_bos_token != Some(true) {
+        return Ok(BosRule::None);
+    }
+    let token = config.bos_token().ok_or(Error::NoBosToken)?;
+    let id = inner.token_to_id(token).ok_or(Error::NoBosToken)?;
+    Ok(BosRule::One { id, token: token.to_owned(), reason: BosReason::AddBosToken })
+}
+
+/// A search that finds what the tokenizer cuts at, if cutting there is safe: no token swallows whitespace or looks at
+/// the characters around it, and no pre-tokenizer treats the start of the whole text in its own way (a metaspace that
+/// is put in front of the first word only is the one that does).
+fn cuts(inner: &tokenizers::Tokenizer, added: &[AddedToken]) -> Option<AhoCorasick> {
+    let raw: Vec<_> = added.iter().filter(|token| !token.normalized).collect();
+    let plain = |token: &&AddedToken| !(token.lstrip || token.rstrip || token.single_word);
+    let pre_tokenizer = serde_json::to_string(&inner.get_pre_tokenizer()).ok()?;
+    if raw.is_empty() || !raw.iter().all(plain) || pre_tokenizer.contains(r#""prepend_scheme":"first""#) {
+        return None;
+    }
+    let texts = raw.iter().map(|token| token.content.as_str());
+    AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,85 @@
-//! placeholder
+//! Lets the ranks of one replica sum and share tensors.
+//!
+//! Tensor parallelism needs two operations: an all-reduce after each row-parallel matmul, and a broadcast of what only
+//! rank 0 knows. [`Collective`] is those two; [`Solo`] is a world of one rank, [`threads`] joins ranks that are threads
+//! of one process, [`Tcp`] those that are processes. Sums are taken in rank order, so a score does not depend on which
+//! rank was quick, nor on how the ranks are joined.
+
+mod tcp;
+mod threads;
+
+use candle_core::Tensor;
+
+pub use tcp::{Session, Tcp};
+pub use threads::{Threads, threads};
+
+/// Why a collective operation did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another rank has left (it failed, or was stopped), so the ranks can never meet again.
+    #[error("rank {rank} has left the collective")]
+    RankLeft {
+        /// The rank that left first.
+        rank: usize,
+    },
+    /// A rank was asked to broadcast without a tensor, or named a root outside the world.
+    #[error("rank {root} has nothing to broadcast to a world of {world_size}")]
+    NothingToBroadcast {
+        /// The rank that should have sent.
+        root: usize,
+        /// The number of ranks.
+        world_size: usize,
+    },
+    /// The ranks could not be connected, or a peer sent what no rank sends.
+    #[error("the connection between the ranks: {0}")]
+    Connection(std::io::Error),
+    /// The tensors of the ranks do not fit together.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// What the ranks of one replica do together. Every rank calls the same operations in the same order.
+pub trait Collective: Send + Sync {
+    /// The number of this rank, from 0.
+    fn rank(&self) -> usize;
+
+    /// The number of ranks.
+    fn world_size(&self) -> usize;
+
+    /// The sum of `tensor` over all ranks, added in rank order; the same bits on every rank.
+    ///
+    /// # Errors
+    /// [`Error::RankLeft`] if a rank will never come, [`Error::Tensor`] if the shapes differ.
+    fn all_reduce(&self, tensor: Tensor) -> Result<Tensor, Error>;
+
+    /// The tensor that rank `root` gave; what other ranks give is ignored.
+    ///
+    /// # Errors
+    /// [`Error::RankLeft`] if a rank will never come, [`Error::NothingToBroadcast`] if `root` gave none.
+    fn broadcast(&self, tensor: Option<Tensor>, root: usize) -> Result<Tensor, Error>;
+}
+
+/// A world of one rank: nothing to add, nobody to tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Solo;
+
+impl Collective for Solo {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn world_size(&self) -> usize {
+        1
+    }
+
+    fn all_reduce(&self, tensor: Tensor) -> Result<Tensor, Error> {
+        Ok(tensor)
+    }
+
+    fn broadcast(&self, tensor: Option<Tensor>, root: usize) -> Result<Tensor, Error> {
+        tensor.filter(|_| root == 0).ok_or(Error::NothingToBroadcast { root, world_size: 1 })
+    }
+}
+
+#[cfg(test)]
+mod tests;

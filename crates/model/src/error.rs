@@ -1,0 +1,68 @@
+//! What can go wrong between a checkpoint's files and a partial logit.
+
+use std::path::PathBuf;
+
+/// A checkpoint that cannot be served, or a step that could not be computed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// config.json cannot be read, or describes a model that is not implemented here.
+    #[error("{}: {problem}", file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong, with the field's name.
+        problem: String,
+    },
+    /// A safetensors file cannot be read, or is not a whole safetensors file.
+    #[error("{}: {problem}", file.display())]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A tensor has the wrong shape or dtype, or holds numbers that are not finite.
+    #[error("{}: tensor {tensor}: {problem}", file.display())]
+    Tensor {
+        /// The file that holds the tensor.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A tensor that the model needs is in none of the files.
+    #[error("tensor {tensor} is in none of the checkpoint's {files} safetensors file(s) ({first} ...)")]
+    MissingTensor {
+        /// The tensor's name.
+        tensor: String,
+        /// The number of files that were searched.
+        files: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// The model cannot be split over this number of ranks.
+    #[error("{what} {size} cannot be split over {world_size} ranks; world sizes that fit this model: {fitting}")]
+    WorldSize {
+        /// Which of the model's sizes does not fit.
+        what: &'static str,
+        /// That size.
+        size: usize,
+        /// The number of ranks asked for.
+        world_size: usize,
+        /// The numbers of ranks that would do, as text.
+        fitting: String,
+    },
+    /// A token sequence that the model cannot take.
+    #[error("{0}")]
+    Sequence(String),
+    /// The ranks could not meet.
+    #[error(transparent)]
+    Collective(#[from] collective::Error),
+    /// The tensor library refused.
+    #[error(transparent)]
+    Compute(#[from] candle_core::Error),
+}
+
+/// The result of what this crate does.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,1 +1,5 @@
-//! placeholder
+//! Serves the ranks of one replica: runs steps in lockstep and adds up what the ranks computed.
+
+mod replica;
+
+pub use self::replica::{Disagreement, Error, Replica, ReplicaOptions, StepScores};

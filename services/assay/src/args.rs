@@ -1,0 +1,181 @@
+//! The command line, and the variables of the environment that stand in for flags.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use checkpoint::HubOptions;
+use clap::builder::BoolishValueParser;
+use clap::{Parser, Subcommand, ValueEnum};
+use prompt::Truncate;
+
+/// Scores conversations with reward models: raw logits, equal to Hugging Face's, the same bits in any batch.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub(crate) struct Args {
+    /// What to log on standard error: error, warn, info, debug, or a filter such as warn,checkpoint=debug
+    #[arg(long, global = true, env = "ASSAY_LOG", default_value = "warn", value_name = "FILTER", hide_env = true)]
+    pub(crate) log: String,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Score(Score),
+    Inspect(Inspect),
+}
+
+/// Score conversations from JSON Lines
+///
+/// Each line of the input is one of
+///
+///   {"id"?, "messages": [{"role": "user", "content": "..."}, ..., {"role": "assistant", "content": "..."}]}
+///   {"id"?, "prompt": [messages] or "text", "responses": ["...", ...]}
+///   {"id"?, "text": "rendered conversation"}
+///   {"id"?, "input_ids": [1, 2, ...]}
+///
+/// and has one line in the output, in the same order:
+///
+///   {"id"?, "scores": [0.5625], "tokens": [214], "status": ["ok"], "errors"?: [null]}
+///
+/// status is ok, truncated, too_long or invalid; a conversation without a score has null for it, and the others go on.
+/// The exit status is 1 if any conversation has no score, 2 for a wrong call or a model that cannot be used.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Score {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    /// Conversations, as JSON Lines; - is standard input
+    #[arg(long, default_value = "-", value_name = "FILE")]
+    pub(crate) input: PathBuf,
+
+    /// Where the scores go; - is standard output
+    #[arg(long, default_value = "-", value_name = "FILE")]
+    pub(crate) output: PathBuf,
+
+    /// Split the model over this many ranks (threads of this process)
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub(crate) tensor_parallel: NonZeroUsize,
+
+    /// Threads that compute, over all ranks [default: one for each core]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+
+    /// Tokens that one forward pass computes at most; shared prefixes count once
+    #[arg(long, default_value = "8192", value_name = "N")]
+    pub(crate) max_batch_tokens: NonZeroUsize,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+
+    /// Write counts, times and the fingerprint to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) stats: Option<PathBuf>,
+}
+
+/// Show what a model is, and what it would read of an input
+///
+/// Without --input: architecture, parameters, limits, BOS rule, chat template, fingerprint. With it: the rendered text,
+/// the token ids and what was done to them, for each conversation of a JSON Lines file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Inspect {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    /// Show what the model would read of these conversations (JSON Lines, as for score; - is standard input)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+
+    /// The number of ranks that the fingerprint is for
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub(crate) tensor_parallel: NonZeroUsize,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+}
+
+/// Which model.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ModelArgs {
+    /// A folder with a checkpoint, or owner/name on the Hugging Face hub
+    #[arg(long, value_name = "DIR|OWNER/NAME")]
+    pub(crate) model: String,
+
+    /// Branch, tag or commit of a model on the hub [default: main]
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+
+    /// Never use the network: a model on the hub must be in the cache
+    #[arg(long, env = "HF_HUB_OFFLINE", value_parser = BoolishValueParser::new(), hide_env = true)]
+    offline: bool,
+
+    /// Where models of the hub are kept [default: the cache that Python uses]
+    #[arg(long, env = "HF_HUB_CACHE", value_name = "DIR", hide_env = true)]
+    cache_dir: Option<PathBuf>,
+
+    #[arg(long, env = "HF_HOME", hide = true)]
+    hub_home: Option<PathBuf>,
+
+    /// Another hub than the public one
+    #[arg(long, env = "HF_ENDPOINT", value_name = "URL", hide_env = true)]
+    hub_endpoint: Option<String>,
+
+    /// A token for private models; better given as the variable HF_TOKEN than as a flag, which others can see
+    #[arg(long, env = "HF_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    hub_token: Option<String>,
+}
+
+/// What is done with long conversations and with special tokens.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LimitArgs {
+    /// The most tokens of a conversation [default: the model's limit, or --max-batch-tokens if that is less]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_length: Option<NonZeroUsize>,
+
+    /// What to do with a longer one: refuse it, or give up its oldest (left) or newest (right) tokens
+    #[arg(long, value_enum, default_value = "none", value_name = "SIDE")]
+    pub(crate) truncate: TruncateArg,
+
+    /// Take special tokens in the content of messages (a user who writes <end_of_turn>) as plain text
+    #[arg(long)]
+    pub(crate) strict_special_tokens: bool,
+}
+
+/// [`Truncate`], as a flag.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum TruncateArg {
+    None,
+    Left,
+    Right,
+}
+
+// === impl ModelArgs ===
+
+impl ModelArgs {
+    /// The hub's options; the cache is where Python's huggingface_hub keeps it, unless told otherwise.
+    pub(crate) fn hub(&self) -> HubOptions {
+        let home = self.hub_home.clone().or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")));
+        HubOptions {
+            endpoint: self.hub_endpoint.clone(),
+            cache_dir: self.cache_dir.clone().or_else(|| Some(home?.join("hub"))),
+            token: self.hub_token.clone(),
+            revision: self.revision.clone(),
+            offline: self.offline,
+            progress: true,
+            ..HubOptions::default()
+        }
+    }
+}
+
+impl From<TruncateArg> for Truncate {
+    fn from(side: TruncateArg) -> Self {
+        match side {
+            TruncateArg::None => Self::None,
+            TruncateArg::Left => Self::Left,
+            TruncateArg::Right => Self::Right,
+        }
+    }
+}

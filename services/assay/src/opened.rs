@@ -1,0 +1,73 @@
+//! A checkpoint whose small files have been read: everything that is known of a model before its weights are loaded.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use checkpoint::{Checkpoint, Fingerprint};
+use model::Config;
+use prompt::{Encoder, Options, Sources};
+
+use crate::args::{LimitArgs, ModelArgs};
+
+/// A model, without its weights.
+pub(crate) struct Opened {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) config: Config,
+    pub(crate) encoder: Encoder,
+}
+
+// === impl Opened ===
+
+impl Opened {
+    /// Finds the model, fetching it if it is on the hub, and reads its config, tokenizer and template. Warns of fields
+    /// that nobody knows.
+    pub(crate) fn open(args: &ModelArgs) -> Result<Self> {
+        let checkpoint = checkpoint::locate(&args.model, &args.hub())?;
+        let config = read_to_string(&checkpoint.config)?;
+        let (config, warnings) = Config::parse(&checkpoint.config, &config)?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let optional = |path: &Option<_>| path.as_deref().map(read).transpose();
+        let sources = Sources {
+            tokenizer: read(&checkpoint.tokenizer)?,
+            tokenizer_config: optional(&checkpoint.tokenizer_config)?,
+            chat_template: optional(&checkpoint.chat_template)?,
+            special_tokens_map: optional(&checkpoint.special_tokens_map)?,
+            vocab_size: u32::try_from(config.vocab).ok(),
+            ..Sources::default()
+        };
+        let encoder = Encoder::new(&sources).with_context(|| checkpoint.source.to_string())?;
+        Ok(Self { checkpoint, config, encoder })
+    }
+
+    /// What the scores of this model depend on, if it runs on so many ranks.
+    pub(crate) fn fingerprint(&self, world_size: usize) -> Result<Fingerprint> {
+        Ok(checkpoint::fingerprint(&self.checkpoint.digest()?, &model::numerics(world_size)?))
+    }
+
+    /// How conversations are encoded, for steps of `budget` tokens.
+    pub(crate) fn options(&self, args: &LimitArgs, budget: usize) -> Result<Options> {
+        let most = self.config.max_positions.min(budget);
+        let max_length = args.max_length.map_or(most, usize::from);
+        if max_length > most {
+            let limit = self.config.max_positions;
+            bail!(
+                "--max-length {max_length} is more than the model's limit of {limit} tokens, or than --max-batch-tokens {budget}"
+            );
+        }
+        Ok(Options {
+            max_length: Some(max_length),
+            truncate: args.truncate.into(),
+            strict_special_tokens: args.strict_special_tokens,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| path.display().to_string())
+}
+
+fn read_to_string(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).with_context(|| path.display().to_string())
+}

@@ -1,0 +1,194 @@
+//! `assay score`: conversations from a file or a pipe to scores, in one process.
+//!
+//! A thread reads and encodes lines while the model computes; steps are filled in the order of the input. What is held
+//! at a time is bounded, so the length of the input does not matter.
+
+mod answers;
+mod lines;
+mod report;
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use model::Packer;
+use shard::{Replica, ReplicaOptions};
+
+use self::answers::{Answers, Slot};
+use self::lines::{Conversation, ItemFailure, Line, Lines};
+use self::report::{Progress, Stats};
+use crate::args::Score;
+use crate::opened::Opened;
+
+/// Lines that may be encoded ahead of the model.
+const LINES_AHEAD: usize = 256;
+/// Lines without a conversation for the model that may wait for those before them.
+const LINES_WAITING: usize = 4096;
+/// How long a step that is not full waits for more lines of a pipe: somebody may be waiting for the answer.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// Runs the command.
+pub(crate) fn run(args: &Score) -> Result<ExitCode> {
+    let start = Instant::now();
+    let opened = Opened::open(&args.model)?;
+    let budget = args.max_batch_tokens.get();
+    let options = opened.options(&args.limits, budget)?;
+    let input = Source::open(&args.input)?;
+    let output = sink(&args.output)?;
+    let tensor_parallel = args.tensor_parallel.get();
+    let replica = Replica::load(&ReplicaOptions {
+        config: opened.config.clone(),
+        weights: opened.checkpoint.weights.clone(),
+        tensor_parallel,
+        threads: args.threads.map_or_else(cores, usize::from),
+    })?;
+    for warning in replica.warnings() {
+        tracing::warn!("{warning}");
+    }
+    let fingerprint = opened.fingerprint(tensor_parallel)?.to_string();
+    let stats = Stats { load_seconds: start.elapsed().as_secs_f64(), fingerprint, ..Stats::default() };
+    let progress = Progress::new(input.bytes);
+    let answers = Answers::new(output, args.input.display().to_string());
+    let patience = input.bytes.is_none().then_some(PATIENCE);
+    let start = Instant::now();
+    let (step, slots) = (Packer::default(), Vec::new());
+    let mut run = Run { replica, answers, budget, step, slots, started: start, stats, progress };
+    let lines = Lines::new(input.reader, opened.encoder, options);
+    run.all(&read_ahead(lines)?, patience).with_context(|| format!("{}: stopped", args.input.display()))?;
+    run.progress.clear();
+    run.stats.finish(start.elapsed());
+    if let Some(path) = &args.stats {
+        run.stats.write(path)?;
+    }
+    Ok(ExitCode::from(if run.stats.failed > 0 { crate::SOME_FAILED } else { 0 }))
+}
+
+/// Reads and encodes lines on a thread of its own. It is not waited for: after an error it may still be reading a pipe.
+fn read_ahead(lines: Lines<Box<dyn BufRead + Send>>) -> Result<Receiver<io::Result<Line>>> {
+    let (sender, inbox) = sync_channel(LINES_AHEAD);
+    let work = move || {
+        for line in lines {
+            let end = line.is_err();
+            if sender.send(line).is_err() || end {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("reader".to_owned()).spawn(work).context("cannot start the reader's thread")?;
+    Ok(inbox)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Where lines come from.
+struct Source {
+    reader: Box<dyn BufRead + Send>,
+    /// The length of a regular file.
+    bytes: Option<u64>,
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self> {
+        if path == Path::new("-") {
+            return Ok(Self { reader: Box::new(BufReader::new(io::stdin())), bytes: None });
+        }
+        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let metadata = file.metadata()?;
+        anyhow::ensure!(!metadata.is_dir(), "{} is a folder, expected a JSON Lines file", path.display());
+        Ok(Self { reader: Box::new(BufReader::new(file)), bytes: metadata.is_file().then_some(metadata.len()) })
+    }
+}
+
+fn sink(path: &Path) -> Result<BufWriter<Box<dyn Write>>> {
+    if path == Path::new("-") {
+        return Ok(BufWriter::new(Box::new(io::stdout())));
+    }
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(BufWriter::new(Box::new(file)))
+}
+
+/// A run under way.
+struct Run {
+    replica: Replica,
+    answers: Answers<BufWriter<Box<dyn Write>>>,
+    budget: usize,
+    /// The step that is being filled, and where its answers belong.
+    step: Packer,
+    slots: Vec<(Slot, usize)>,
+    /// When the first conversation of the step came.
+    started: Instant,
+    stats: Stats,
+    progress: Progress,
+}
+
+// === impl Run ===
+
+impl Run {
+    /// Takes lines until there are no more. With `patience`, a step that is not full does not wait longer than that.
+    fn all(&mut self, inbox: &Receiver<io::Result<Line>>, patience: Option<Duration>) -> Result<()> {
+        loop {
+            let line = match patience.filter(|_| !self.step.is_empty()) {
+                Some(patience) => inbox.recv_timeout(patience.saturating_sub(self.started.elapsed())),
+                None => inbox.recv().map_err(RecvTimeoutError::from),
+            };
+            match line {
+                Ok(line) => self.take(line?)?,
+                Err(RecvTimeoutError::Timeout) => self.compute()?,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.compute()
+    }
+
+    fn take(&mut self, line: Line) -> Result<()> {
+        let position = line.position;
+        self.stats.failed += line.items.iter().filter(|item| item.is_err()).count() as u64;
+        for (slot, conversation) in self.answers.expect(line) {
+            self.add(slot, conversation)?;
+        }
+        if self.step.is_empty() || self.answers.waiting() > self.slots.len() + LINES_WAITING {
+            self.compute()?;
+        }
+        self.progress.show(position, &self.stats);
+        Ok(())
+    }
+
+    fn add(&mut self, slot: Slot, conversation: Conversation) -> Result<()> {
+        if !self.step.fits(&conversation.tokens, self.budget) {
+            self.compute()?;
+        }
+        if self.step.is_empty() {
+            self.started = Instant::now();
+        }
+        self.slots.push((slot, conversation.tokens.len()));
+        self.step.push(conversation.tokens);
+        Ok(())
+    }
+
+    /// Computes the step that has been filled, and writes what it completes.
+    fn compute(&mut self) -> Result<()> {
+        let step = std::mem::take(&mut self.step);
+        if !step.is_empty() {
+            self.stats.steps += 1;
+            self.stats.computed_tokens += step.tokens() as u64;
+            let scores = self.replica.run(step.pack())?.scores;
+            for ((slot, tokens), score) in self.slots.drain(..).zip(scores) {
+                match &score {
+                    Ok(_) => {
+                        self.stats.conversations += 1;
+                        self.stats.input_tokens += tokens as u64;
+                    }
+                    Err(_) => self.stats.failed += 1,
+                }
+                self.answers.answer(slot, score.map_err(|problem| ItemFailure::new(problem.to_string())));
+            }
+        }
+        Ok(self.answers.write()?)
+    }
+}

@@ -1,0 +1,87 @@
+//! What a run tells while it goes on, and when it is over.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+/// The contents of `--stats`.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Stats {
+    /// Conversations that have a score.
+    pub(crate) conversations: u64,
+    /// Conversations that have none.
+    pub(crate) failed: u64,
+    /// Tokens of the conversations that have a score.
+    pub(crate) input_tokens: u64,
+    /// Tokens that went through the model; shared prefixes count once a step.
+    pub(crate) computed_tokens: u64,
+    /// Forward passes.
+    pub(crate) steps: u64,
+    /// From the start to a model that is ready.
+    pub(crate) load_seconds: f64,
+    /// From the first line read to the last line written.
+    pub(crate) seconds: f64,
+    /// `input_tokens / seconds`.
+    pub(crate) tokens_per_second: f64,
+    /// What the scores depend on.
+    pub(crate) fingerprint: String,
+}
+
+/// A progress bar on a terminal; nothing elsewhere.
+pub(crate) struct Progress {
+    bar: ProgressBar,
+    start: Instant,
+}
+
+// === impl Stats ===
+
+impl Stats {
+    /// Closes the account: the run has taken so long.
+    pub(crate) fn finish(&mut self, took: Duration) {
+        self.seconds = took.as_secs_f64();
+        self.tokens_per_second = if self.seconds > 0.0 { self.input_tokens as f64 / self.seconds } else { 0.0 };
+    }
+
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let write = || {
+            let mut file = File::create(path)?;
+            serde_json::to_writer_pretty(&mut file, self)?;
+            file.write_all(b"\n")
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+// === impl Progress ===
+
+impl Progress {
+    /// A bar for an input of so many bytes, or a spinner if nobody knows how many.
+    pub(crate) fn new(bytes: Option<u64>) -> Self {
+        let bar = bytes.map_or_else(ProgressBar::no_length, ProgressBar::new);
+        let template = match bytes {
+            Some(_) => "{bar:32} {percent:>3}%  {msg}  {elapsed} elapsed, {eta} to go",
+            None => "{spinner}  {msg}  {elapsed} elapsed",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        Self { bar, start: Instant::now() }
+    }
+
+    /// Shows what has been done, up to some byte of the input.
+    pub(crate) fn show(&self, position: u64, stats: &Stats) {
+        let seconds = self.start.elapsed().as_secs_f64().max(1e-9);
+        let (conversations, tokens) = (stats.conversations as f64 / seconds, stats.input_tokens as f64 / seconds);
+        self.bar.set_position(position);
+        self.bar.set_message(format!("{conversations:.1} conversations/s, {tokens:.0} tokens/s"));
+    }
+
+    pub(crate) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,7 @@
+//! The whole gateway in simulated time.
+
+mod cluster;
+mod fairness;
+mod simulation;
+
+use super::*;

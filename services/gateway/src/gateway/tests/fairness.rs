@@ -1,0 +1,1 @@
+//! Who waits for how long when somebody else floods the gateway.

@@ -1,0 +1,1 @@
+//! Nothing yet, but soon there are tests.

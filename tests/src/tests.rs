@@ -1,1 +1,21 @@
+//! The one integration test binary: each module proves one promise of the whole system.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test ends at the first surprise, and says what it was"
+)]
 
+mod assay;
+mod bits;
+mod broken_model;
+mod golden;
+mod hub;
+mod inspect;
+mod replica;
+mod score;
+mod stats;
+mod stream;
+mod tidy;

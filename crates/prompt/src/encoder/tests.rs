@@ -400,20 +400,3 @@ fn many_threads_share_an_encoder() {
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
-
-/// `cargo test -p prompt -- --ignored --nocapture overhead` prints how much everything around the tokenizer costs.
-#[test]
-#[ignore = "prints times"]
-fn overhead() {
-    let encoder = encoder("llama3.1");
-    let input = conversation(&"Jane has 12 apples. ".repeat(30), &"She has 3 apples left over. ".repeat(20));
-    let text = encoder.render(&input).remove(0).unwrap();
-    let time = |name: &str, work: &dyn Fn()| {
-        let start = std::time::Instant::now();
-        (0..500).for_each(|_| work());
-        eprintln!("{name}: {:?}", start.elapsed() / 500);
-    };
-    time("tokenize", &|| drop(encoder.tokenizer.encode(&text)));
-    time("render", &|| drop(encoder.render(&input)));
-    time("encode", &|| drop(encoder.encode(&input, &Options::default())));
-}

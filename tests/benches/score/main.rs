@@ -4,6 +4,12 @@
 //! beside bare matmuls of the same shapes, in turn, so that both meet the same machine; what the forward pass reaches is
 //! given as a share of what the bare matmuls reach. Then the command itself is run for its start-up time and its memory,
 //! and, where python3 has torch and transformers, Hugging Face on the same work.
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench prints, ends at the first surprise, and takes the name of a Python from the environment"
+)]
 
 mod checkpoint;
 mod command;

@@ -175,7 +175,7 @@ impl Gateway {
         if all == 0 || late(all + tokens).is_none() {
             return Ok(());
         }
-        let before = sent.saturating_add(self.queue.ahead_of(&request.share(), tokens, self.step_tokens()));
+        let before = sent.saturating_add(self.queue.ahead_of(&request.share(), tokens, self.step_tokens() / 2));
         match late(before) {
             None => Ok(()),
             Some(wait) => {
@@ -260,16 +260,23 @@ impl Gateway {
             match judge(from, reply) {
                 Ok(score) => {
                     scored = true;
-                    self.scored(now, (tag.piece, conversation), score, actions);
+                    // what this replica can compute was the fault of the one that could not
+                    let before = self.ledger.not_finite_at(tag.piece, conversation);
+                    if let Some(before) = before.filter(|before| *before != from.replica) {
+                        self.fleet.failed(now, before);
+                    }
+                    self.answer(now, (tag.piece, conversation), Ok(score), actions);
                 }
                 Err(failure) => {
-                    match failure {
-                        Failure::Unavailable => self.fleet.drain(from.replica, from.epoch),
-                        // all ranks agree: more likely the weights than the replica
-                        Failure::Disagreement(Disagreement::NotFinite) => {}
-                        _ => failed = true,
+                    failed |= self.is_to_blame(from, &failure);
+                    let not_finite = failure == Failure::Disagreement(Disagreement::NotFinite);
+                    // the same weights make the same bits: a second opinion is enough
+                    let attempts = if not_finite { self.settings.attempts.min(2) } else { self.settings.attempts };
+                    if tag.attempt < attempts {
+                        self.ledger.failed(tag.piece, conversation, not_finite);
+                    } else {
+                        self.answer(now, (tag.piece, conversation), Err(failure), actions);
                     }
-                    self.ledger.failed(tag.piece, conversation, failure);
                 }
             }
             self.settle(now, tag.piece, false, actions);
@@ -282,19 +289,33 @@ impl Gateway {
         self.fleet.made_progress(now, from.replica);
     }
 
-    fn scored(&mut self, now: Time, (id, conversation): (PieceId, usize), score: Score, actions: &mut Vec<Action>) {
-        // what another replica can compute was that one's fault
-        if let Some((before, Failure::Disagreement(Disagreement::NotFinite))) =
-            self.ledger.piece(id).and_then(Piece::last_failure)
-            && *before != score.replica
-        {
-            self.fleet.failed(now, *before);
+    /// Whether a failure speaks against the replica.
+    fn is_to_blame(&mut self, replica: &Announcement, failure: &Failure) -> bool {
+        match failure {
+            Failure::Unavailable => {
+                self.fleet.drain(replica.replica, replica.epoch);
+                false
+            }
+            // all ranks agree: more likely the weights
+            Failure::Disagreement(Disagreement::NotFinite) => false,
+            _ => true,
         }
-        if let Some(freed) = self.ledger.scored(now, id, conversation, score) {
-            self.admission.release(&freed.share.tenant, freed.size);
+    }
+
+    fn answer(
+        &mut self,
+        now: Time,
+        conversation: (PieceId, usize),
+        result: Result<Score, Failure>,
+        actions: &mut Vec<Action>,
+    ) {
+        let computed = result.is_ok();
+        let Some(freed) = self.ledger.answer(now, conversation, result) else { return };
+        self.admission.release(&freed.share.tenant, freed.size);
+        if computed {
             self.rate.record(freed.size.tokens);
-            actions.extend(freed.outcomes.into_iter().map(Action::Answer));
         }
+        actions.extend(freed.outcomes.into_iter().map(Action::Answer));
     }
 
     /// Decides what becomes of a piece of which a replica has nothing more to say: done, again, or given up.
@@ -303,34 +324,30 @@ impl Gateway {
         self.fleet.closed(replica, tokens);
         let (Some(piece), Some(share)) = (self.ledger.piece(id), self.ledger.share(id)) else { return };
         let rest = piece.size();
-        let failure = piece.last_failure().map_or(Failure::Unavailable, |(_, failure)| failure.clone());
-        let attempts = match failure {
-            // the same weights make the same bits; a second opinion is enough
-            Failure::Disagreement(Disagreement::NotFinite) => self.settings.attempts.min(2),
-            _ => self.settings.attempts,
-        };
         if rest.conversations == 0 {
             self.rate.record(rest.tokens);
-        } else if piece.attempts() < attempts {
+        } else if piece.attempts() < self.settings.attempts {
             self.retried += 1;
             self.queue.put_back(id, share, rest.tokens);
             return;
         }
-        if let Some(freed) = self.remove(now, id, &failure) {
+        // what the replica spoke about and may not be sent again has been answered
+        if let Some(freed) = self.remove(now, id, &Failure::Unavailable) {
             actions.extend(freed.outcomes.into_iter().map(Action::Answer));
         }
     }
 
-    /// Sends what has its turn, as long as somebody has room.
+    /// Sends what has its turn, as long as somebody has room for it.
     fn send(&mut self, now: Time, actions: &mut Vec<Action>) {
-        while self.queue.len() > 0 && self.fleet.choose(now, None, None).is_some() {
-            let Some(id) = self.queue.pop(self.step_tokens()) else { return };
-            let Some(piece) = self.ledger.piece(id) else { continue };
-            let (prompt, avoid) = (piece.prompt(), piece.last_failure().map(|(replica, _)| *replica));
-            let Some(replica) = self.fleet.choose(now, prompt, avoid) else { return };
+        // half a step, so that a piece of a huge request is a turn
+        let turn = self.step_tokens() / 2;
+        while let Some(id) = self.queue.first() {
+            let Some(wanted) = self.ledger.piece(id).map(Piece::wanted) else { return };
+            let Some(replica) = self.fleet.choose(now, wanted) else { return };
             let Some(epoch) = self.fleet.epoch(replica) else { return };
-            let Some(dispatch) = self.ledger.send(now, id, replica) else { continue };
-            self.fleet.sent(now, replica, prompt, dispatch.tokens);
+            let Some(dispatch) = self.ledger.send(now, id, replica) else { return };
+            self.queue.pop(turn);
+            self.fleet.sent(now, replica, wanted);
             actions.push(Action::Send { replica, epoch, dispatch });
         }
     }

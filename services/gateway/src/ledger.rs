@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::admission::Size;
 use crate::request::{Cut, prompt_hash};
+use crate::routing::Wanted;
 use crate::{Failure, Outcome, PieceId, ReplicaId, Request, RequestId, Score, Share, Tag, Time};
 
 /// A piece on its way to a replica.
@@ -53,14 +54,15 @@ pub(crate) struct Piece {
     /// The number of its first conversation in the item.
     first: usize,
     prefix: Arc<[u32]>,
+    prompt: Option<u64>,
     conversations: Vec<Conversation>,
     /// Conversations that have no answer, and those of them that the replica has not spoken about.
     unanswered: usize,
     open: usize,
     attempt: u32,
     sent: Option<Sent>,
-    /// Where it failed last, and how.
-    failed: Option<(ReplicaId, Failure)>,
+    /// Where it failed last.
+    failed_at: Option<ReplicaId>,
 }
 
 #[derive(Debug)]
@@ -68,6 +70,8 @@ struct Conversation {
     /// Empty when it is answered.
     tail: Arc<[u32]>,
     state: State,
+    /// Where its score was not a finite number.
+    not_finite_at: Option<ReplicaId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,18 +119,19 @@ impl Ledger {
             let id = PieceId(self.next);
             self.next += 1;
             let tails = item.tails.get(cut.conversations.clone()).unwrap_or_default();
-            let conversation = |tail: &Arc<[u32]>| Conversation { tail: Arc::clone(tail), state: State::Open };
+            let conversation = |tail: &Arc<[u32]>| Conversation::new(Arc::clone(tail));
             let piece = Piece {
                 request: request.id,
                 item: cut.item,
                 first: cut.conversations.start,
                 prefix: Arc::clone(&item.prefix),
+                prompt: prompt_hash(&item.prefix),
                 conversations: tails.iter().map(conversation).collect(),
                 unanswered: tails.len(),
                 open: tails.len(),
                 attempt: 0,
                 sent: None,
-                failed: None,
+                failed_at: None,
             };
             self.pieces.insert(id, piece);
             named.push((id, cut.tokens));
@@ -166,29 +171,40 @@ impl Ledger {
             return false;
         };
         let at = piece.sent.is_some_and(|sent| sent.replica == replica);
-        at && piece.position(conversation).is_some_and(|it| it.state == State::Open)
+        at && piece.get(conversation).is_some_and(|it| it.state == State::Open)
     }
 
-    /// Notes the score of a conversation that is expected. Says whose it is, what it answers, and what that sets free.
-    pub(crate) fn scored(&mut self, now: Time, id: PieceId, conversation: usize, score: Score) -> Option<Freed> {
+    /// Answers a conversation that is expected, and says what that sets free.
+    pub(crate) fn answer(
+        &mut self,
+        now: Time,
+        (id, conversation): (PieceId, usize),
+        result: Result<Score, Failure>,
+    ) -> Option<Freed> {
         let piece = self.pieces.get_mut(&id)?;
         let entry = self.requests.get(&piece.request)?;
-        let outcome = piece.outcome(now, entry.admitted, conversation, Ok(score));
+        let outcome = piece.outcome(now, entry.admitted, conversation, result);
         let tokens = piece.answered(conversation)?;
         let tag = Tag { piece: id, attempt: piece.attempt };
         let size = Size { tokens, conversations: 1 };
         Some(Freed { sent: None, tag, share: entry.share.clone(), size, outcomes: vec![outcome] })
     }
 
-    /// Notes that a conversation that is expected has no score this time.
-    pub(crate) fn failed(&mut self, id: PieceId, conversation: usize, failure: Failure) {
+    /// Notes that a conversation that is expected has to be sent again.
+    pub(crate) fn failed(&mut self, id: PieceId, conversation: usize, not_finite: bool) {
         let Some(piece) = self.pieces.get_mut(&id) else { return };
         let Some(replica) = piece.sent.map(|sent| sent.replica) else { return };
-        if let Some(it) = piece.position_mut(conversation).filter(|it| it.state == State::Open) {
+        if let Some(it) = piece.get_mut(conversation).filter(|it| it.state == State::Open) {
             it.state = State::Failed;
+            it.not_finite_at = not_finite.then_some(replica);
             piece.open -= 1;
-            piece.failed = Some((replica, failure));
+            piece.failed_at = Some(replica);
         }
+    }
+
+    /// Where the score of a conversation was not a finite number before.
+    pub(crate) fn not_finite_at(&self, id: PieceId, conversation: usize) -> Option<ReplicaId> {
+        self.pieces.get(&id)?.get(conversation)?.not_finite_at
     }
 
     /// Takes a piece back from where it is, if the replica has spoken about all of it or is `gone`.
@@ -196,7 +212,7 @@ impl Ledger {
         let piece = self.pieces.get_mut(&id).filter(|piece| piece.open == 0 || gone)?;
         let sent = piece.sent.take()?;
         if piece.open > 0 {
-            piece.failed = Some((sent.replica, Failure::Unavailable));
+            piece.failed_at = Some(sent.replica);
         }
         let failed = piece.conversations.iter_mut().filter(|it| it.state == State::Failed);
         failed.for_each(|it| it.state = State::Open);
@@ -259,19 +275,14 @@ impl Ledger {
 // === impl Piece ===
 
 impl Piece {
-    /// What its prompt is known by.
-    pub(crate) fn prompt(&self) -> Option<u64> {
-        prompt_hash(&self.prefix)
+    /// What it looks for.
+    pub(crate) fn wanted(&self) -> Wanted {
+        Wanted { tokens: self.size().tokens, prompt: self.prompt, avoid: self.failed_at }
     }
 
     /// How often it was sent.
     pub(crate) fn attempts(&self) -> u32 {
         self.attempt
-    }
-
-    /// Where it failed last, and how.
-    pub(crate) fn last_failure(&self) -> Option<&(ReplicaId, Failure)> {
-        self.failed.as_ref()
     }
 
     /// What of it is held: the prefix until the end, and each tail until it is answered.
@@ -286,17 +297,17 @@ impl Piece {
         unanswered.map(|(position, it)| (self.first + position, Arc::clone(&it.tail))).collect()
     }
 
-    fn position(&self, conversation: usize) -> Option<&Conversation> {
+    fn get(&self, conversation: usize) -> Option<&Conversation> {
         self.conversations.get(conversation.checked_sub(self.first)?)
     }
 
-    fn position_mut(&mut self, conversation: usize) -> Option<&mut Conversation> {
+    fn get_mut(&mut self, conversation: usize) -> Option<&mut Conversation> {
         self.conversations.get_mut(conversation.checked_sub(self.first)?)
     }
 
     /// Lets go of an open conversation; says how many tokens that were.
     fn answered(&mut self, conversation: usize) -> Option<u64> {
-        let it = self.position_mut(conversation).filter(|it| it.state == State::Open)?;
+        let it = self.get_mut(conversation).filter(|it| it.state == State::Open)?;
         it.state = State::Answered;
         let tail = std::mem::take(&mut it.tail);
         self.open -= 1;
@@ -308,5 +319,13 @@ impl Piece {
         let sent = self.sent.map_or(now, |sent| sent.at);
         let (queued, computed): (Duration, Duration) = (sent.since(admitted), now.since(sent));
         Outcome { request: self.request, item: self.item, conversation: number, result, queued, computed }
+    }
+}
+
+// === impl Conversation ===
+
+impl Conversation {
+    fn new(tail: Arc<[u32]>) -> Self {
+        Self { tail, state: State::Open, not_finite_at: None }
     }
 }

@@ -97,7 +97,13 @@ impl FairQueue {
         }
     }
 
-    /// The piece whose turn it is; a lane's turn ends when `turn` tokens have gone.
+    /// The piece whose turn it is.
+    pub(crate) fn first(&self) -> Option<PieceId> {
+        let (_, id) = self.waiting.first()?;
+        self.tenants.get(id)?.first()
+    }
+
+    /// Takes out the piece whose turn it is; a lane's turn ends when `turn` tokens have gone.
     pub(crate) fn pop(&mut self, turn: u64) -> Option<PieceId> {
         let (start, id) = self.waiting.first()?.clone();
         self.clock = start;
@@ -198,6 +204,14 @@ impl Tenant {
             self.lanes.remove(&id);
         }
         Some(tokens)
+    }
+
+    fn first(&self) -> Option<PieceId> {
+        if let Some((piece, _)) = self.returned.first_key_value() {
+            return Some(*piece);
+        }
+        let (_, id) = self.turns.first_key_value()?;
+        self.lanes.get(id)?.pieces.first_key_value().map(|(piece, _)| *piece)
     }
 
     /// Takes out the next piece and charges for it, unless that has been done.

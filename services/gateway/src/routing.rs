@@ -1,7 +1,9 @@
 //! Which replica has room: credits that replicas grant, where a prompt was seen last, and who keeps failing.
 //!
-//! A piece may go to a replica whose balance is positive, and is debited whole: the last one may overdraw the balance by
-//! less than itself. So a large piece neither waits for room that small ones take away, nor leaves a step half empty.
+//! A piece goes to a replica where it fits into the balance of credits; or where half a step is free, or nothing of this
+//! gateway's is left: then it may overdraw. So a step is at least half full, and a large piece waits for the next step
+//! at most, and not for room that small ones take away; yet what a replica has beyond its next step is less than half a
+//! step, and who comes next finds room in the one after that.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -51,6 +53,16 @@ pub struct Routing {
     pub longest_pause: Duration,
     /// Prompts to remember: this many at least, twice as many at most.
     pub prompts: usize,
+}
+
+/// A piece that looks for a replica.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) tokens: u64,
+    /// What its prompt is known by.
+    pub(crate) prompt: Option<u64>,
+    /// Where it has failed.
+    pub(crate) avoid: Option<ReplicaId>,
 }
 
 /// The replicas of one model.
@@ -176,33 +188,37 @@ impl Fleet {
         self.replicas.values().map(|replica| replica.announced.step_tokens).min()
     }
 
-    /// The replica with the most room, or the one near it in room that saw the prompt. `avoid` comes last.
-    pub(crate) fn choose(&self, now: Time, prompt: Option<u64>, avoid: Option<ReplicaId>) -> Option<ReplicaId> {
-        let order =
-            |(id, replica): &(ReplicaId, &Replica)| (Some(*id) != avoid, replica.balance, Reverse(replica.given));
-        let (id, best) = self.with_room(now).max_by_key(order)?;
+    /// The replica with the most room for a piece, or the one near it in room that saw the prompt. `avoid` comes last.
+    pub(crate) fn choose(&self, now: Time, wanted: Wanted) -> Option<ReplicaId> {
+        let Wanted { tokens, prompt, avoid } = wanted;
+        let order = |(id, replica): &(ReplicaId, &Replica)| {
+            (Some(*id) != avoid, replica.balance, Reverse((replica.given, *id)))
+        };
+        let (id, best) = self.with_room(now, tokens).max_by_key(order)?;
         let saw = prompt.and_then(|prompt| self.prompts.get(prompt)).filter(|saw| Some(*saw) != avoid);
         let near = |replica: &Replica| {
             best.balance.saturating_sub(replica.balance) <= signed(replica.announced.step_tokens / 2)
         };
-        let saw = self.with_room(now).find(|(id, replica)| saw == Some(*id) && near(replica));
+        let saw = self.with_room(now, tokens).find(|(id, replica)| saw == Some(*id) && near(replica));
         Some(saw.map_or(id, |(id, _)| id))
     }
 
-    /// Replicas that may be given a piece.
-    fn with_room(&self, now: Time) -> impl Iterator<Item = (ReplicaId, &Replica)> {
+    /// Replicas that may be given a piece of so many tokens.
+    fn with_room(&self, now: Time, tokens: u64) -> impl Iterator<Item = (ReplicaId, &Replica)> {
         let open = move |id: &ReplicaId, replica: &Replica| {
             let paused = self.records.get(id).filter(|record| record.failures >= self.routing.failures);
             // after the pause one piece at a time, until one comes back well
             paused.is_none_or(|record| record.paused_until <= now && replica.pieces == 0)
         };
         let ready = |replica: &Replica| !replica.draining && self.served.contains(&replica.announced.version);
-        let room =
-            move |(id, replica): &(&ReplicaId, &Replica)| replica.balance > 0 && ready(replica) && open(id, replica);
+        let room = move |(id, replica): &(&ReplicaId, &Replica)| {
+            replica.has_room(tokens) && ready(replica) && open(id, replica)
+        };
         self.replicas.iter().filter(room).map(|(id, replica)| (*id, replica))
     }
 
-    pub(crate) fn sent(&mut self, now: Time, id: ReplicaId, prompt: Option<u64>, tokens: u64) {
+    pub(crate) fn sent(&mut self, now: Time, id: ReplicaId, wanted: Wanted) {
+        let Wanted { tokens, prompt, .. } = wanted;
         let Some(replica) = self.replicas.get_mut(&id) else { return };
         if replica.pieces == 0 {
             replica.progress = now;
@@ -260,6 +276,11 @@ fn signed(tokens: u64) -> i64 {
 // === impl Replica ===
 
 impl Replica {
+    fn has_room(&self, tokens: u64) -> bool {
+        let enough = self.balance >= signed(tokens.min(self.announced.step_tokens / 2));
+        self.balance > 0 && (enough || self.pieces == 0)
+    }
+
     fn stalls_at(&self, routing: &Routing) -> Option<Time> {
         (self.pieces > 0).then(|| self.progress + routing.stalled_after)
     }

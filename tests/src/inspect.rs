@@ -111,10 +111,10 @@ fn what_was_done_to_an_input_is_shown() {
     let call = inspect("gemma2-v4", &["--input", "-"], &jsonl([line]));
     let text = r#""<start_of_turn>user\nHi\tthere<end_of_turn>\n<start_of_turn>model\nA b<end_of_turn>\n""#;
     assert_eq!(rows(&call, "text ")[0], text);
-    assert_eq!(rows(&call, "bos "), ["Added", "Added"]);
+    assert_eq!(rows(&call, "bos "), ["added", "added"]);
     assert!(call.stdout.contains("-:1, conversation 2\n"), "{}", call.stdout);
     let two = inspect("gemma2-v5", &["--input", "-"], "{\"text\": \"<bos><bos>a\"}\n{\"input_ids\": [7]}");
-    assert_eq!(rows(&two, "bos "), ["Deduplicated { removed: 1 }", "AsGiven"]);
+    assert_eq!(rows(&two, "bos "), ["1 too many were taken away", "token ids are taken as they are"]);
     assert_eq!(shown_ids(&two)[0][0], 2);
     assert_eq!(shown_ids(&two)[1], [7]);
 

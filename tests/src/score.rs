@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tests::{GOLDEN, golden};
 
-use crate::assay::{Scored, assay, expected, ids, jsonl, messages, score};
+use crate::assay::{Scored, assay, command, expected, ids, jsonl, messages, score};
 use crate::golden::TOLERANCE;
 use crate::replica;
 
@@ -82,6 +82,14 @@ const WRONG_CALLS: &[(&[&str], &[&str])] = &[
 
 /// A line that is sound in any company.
 const SOUND: &str = r#"{"prompt": "How many?", "responses": ["Four."]}"#;
+
+/// The text that the template makes of a line, as `inspect` shows it.
+fn rendered(name: &str, line: &str) -> String {
+    let call = assay(&["inspect", "--model", golden(name).to_str().unwrap(), "--input", "-"], line.as_bytes());
+    let shown = call.stdout.lines().find_map(|line| line.strip_prefix("  text "));
+    // for plain text, quoted as in JSON
+    serde_json::from_str(shown.unwrap().trim()).unwrap()
+}
 
 fn same_bits(scores: &[f32]) -> bool {
     scores.windows(2).all(|pair| pair[0].to_bits() == pair[1].to_bits())
@@ -233,11 +241,9 @@ fn a_response_that_fails_fails_alone() {
 
 #[test]
 fn messages_groups_text_and_ids_are_the_same_conversation() {
-    let turns = |role: &str| {
-        format!("<start_of_turn>user\nHow many?<end_of_turn>\n<start_of_turn>{role}\nFour.<end_of_turn>\n")
-    };
-    let cases = [("gemma2-v4", turns("model"), "<bos>"), ("gemma2-v5", turns("model"), "<bos>")];
-    for (name, text, bos) in cases {
+    for (name, bos) in GOLDEN.into_iter().zip(["<bos>", "<bos>", "<|begin_of_text|>", ""]) {
+        let text = rendered(name, SOUND);
+        let text = text.strip_prefix(bos).unwrap_or(&text);
         let user = json!({ "role": "user", "content": "How many?" });
         let input = jsonl([
             json!({ "messages": [user, { "role": "assistant", "content": "Four." }] }),
@@ -327,4 +333,53 @@ fn files_and_pipes_give_the_same_answers() {
     assert_eq!((filed.call.status, filed.call.stdout.as_str()), (Some(0), ""));
     assert_eq!(std::fs::read_to_string(&output).unwrap(), piped.stdout);
     assert!(Path::new(&filed.input).parent() != output.parent());
+}
+
+/// Runs score with files of a folder, and returns the exit status and standard error.
+fn score_files(flags: &[&str]) -> (Option<i32>, String) {
+    let model = golden("gemma2-v4");
+    let run = command(&[&["score", "--model", model.to_str().unwrap()], flags].concat()).output().unwrap();
+    (run.status.code(), String::from_utf8_lossy(&run.stderr).into_owned())
+}
+
+#[test]
+fn no_file_is_overwritten_by_mistake() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let line = "{\"text\": \"hello\"}\n";
+    std::fs::write(path("in"), line).unwrap();
+    std::fs::write(path("old"), "precious").unwrap();
+    std::os::unix::fs::symlink(path("in"), path("link")).unwrap();
+    let (input, old, link, new) = (path("in"), path("old"), path("link"), path("new"));
+    let calls: [(&[&str], &str); 6] = [
+        (&["--input", &input, "--output", &input], "--output is the input file"),
+        (&["--input", &input, "--output", &link], "--output is the input file"),
+        (&["--input", &input, "--stats", &input], "--stats is the input file"),
+        (&["--input", &input, "--output", &old, "--stats", &old], "--output and --stats are the same file"),
+        (&["--input", &input, "--output", &old, "--tensor-parallel", "3"], "world sizes that fit"),
+        (&["--input", &input, "--output", &new, "--stats", "/nowhere/stats"], "/nowhere/stats"),
+    ];
+    for (flags, problem) in calls {
+        let (code, errors) = score_files(flags);
+        assert_eq!(code, Some(2), "{flags:?}: {errors}");
+        assert!(errors.contains(problem), "{flags:?}: {errors}");
+        assert_eq!(std::fs::read_to_string(path("in")).unwrap(), line, "{flags:?}");
+        assert_eq!(std::fs::read_to_string(path("old")).unwrap(), "precious", "{flags:?}");
+    }
+    let (code, errors) = score_files(&["--input", &input, "--output", &old]);
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    assert!(std::fs::read_to_string(path("old")).unwrap().starts_with("{\"scores\":["), "replaced as a whole");
+}
+
+#[test]
+fn what_failed_is_summed_up_and_tools_are_not_silently_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let turns = r#"[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]"#;
+    let lines = format!("{{\"messages\": {turns}}}\n{{\"messages\": {turns}, \"tools\": [{{\"name\": \"f\"}}]}}\n");
+    std::fs::write(path("in"), lines).unwrap();
+    let (code, errors) = score_files(&["--input", &path("in"), "--output", &path("out")]);
+    assert_eq!(code, Some(1));
+    assert!(errors.contains("1 of 2 conversations have no score; the first: "), "{errors}");
+    assert!(errors.contains("in:2: tools are not supported"), "{errors}");
 }

@@ -61,10 +61,10 @@ pub(crate) struct Score {
     pub(crate) tensor_parallel: NonZeroUsize,
 
     /// Threads that compute, over all ranks [default: one for each core]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<NonZeroUsize>,
 
-    /// Tokens that one forward pass computes at most; shared prefixes count once
+    /// Tokens that one forward pass computes at most; shared prefixes count once. Also the default of --max-length
     #[arg(long, default_value = "8192", value_name = "N")]
     pub(crate) max_batch_tokens: NonZeroUsize,
 
@@ -74,6 +74,12 @@ pub(crate) struct Score {
     /// Write counts, times and the fingerprint to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) stats: Option<PathBuf>,
+}
+
+/// More threads than any machine has cores only cost time to start.
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let threads = text.parse::<NonZeroUsize>().map_err(|_| "expected a number from 1 to 1024".to_owned())?;
+    if threads.get() > 1024 { Err("expected a number from 1 to 1024".to_owned()) } else { Ok(threads) }
 }
 
 /// Show what a model is, and what it would read of an input

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use prompt::{Input, Options};
+use prompt::{Bos, Input, Options};
 use serde_json::{Map, Value};
 
 use crate::args::Inspect;
@@ -70,8 +70,8 @@ fn describe(output: &mut impl Write, opened: &Opened, world_size: usize) -> Resu
                 if config.rope.llama3.is_some() { ", llama3 scaling" } else { "" }
             ),
         ),
-        ("parameters", format!("{:.3} billion", config.parameters() as f64 / 1e9)),
-        ("memory", format!("{:.2} GB of weights in f32", config.parameters() as f64 * 4.0 / 1e9)),
+        ("parameters", readable(config.parameters() as f64)),
+        ("memory", format!("{} bytes of weights in f32", readable(config.parameters() as f64 * 4.0))),
         ("vocabulary", config.vocab.to_string()),
         ("limit", format!("{} tokens", config.max_positions)),
         ("tensor-parallel", fits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
@@ -84,6 +84,25 @@ fn describe(output: &mut impl Write, opened: &Opened, world_size: usize) -> Resu
         writeln!(output, "{name:<16} {value}")?;
     }
     Ok(())
+}
+
+fn bos(bos: Bos) -> String {
+    match bos {
+        Bos::Kept => "one was there".to_owned(),
+        Bos::Added => "added".to_owned(),
+        Bos::Deduplicated { removed } => format!("{removed} too many were taken away"),
+        Bos::NotUsed => "the model takes none".to_owned(),
+        Bos::AsGiven => "token ids are taken as they are".to_owned(),
+    }
+}
+
+/// A number with as many of thousand, million, billion as it needs.
+fn readable(number: f64) -> String {
+    match number {
+        billions if billions >= 1e9 => format!("{:.2} billion", billions / 1e9),
+        millions if millions >= 1e6 => format!("{:.2} million", millions / 1e6),
+        few => format!("{:.1} thousand", few / 1e3),
+    }
 }
 
 /// Shows every line of a file; false if some conversation cannot be read.
@@ -130,7 +149,7 @@ fn show(
             Ok(encoded) => {
                 let tokens: Vec<_> =
                     encoded.ids.iter().map(|&id| opened.encoder.token(id).unwrap_or_default()).collect();
-                writeln!(output, "  bos       {:?}", encoded.bos)?;
+                writeln!(output, "  bos       {}", bos(encoded.bos))?;
                 writeln!(
                     output,
                     "  length    {} tokens{}",

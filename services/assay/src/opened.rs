@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use checkpoint::{Checkpoint, Fingerprint};
 use model::Config;
 use prompt::{Encoder, Options, Sources};
@@ -38,6 +38,9 @@ impl Opened {
             ..Sources::default()
         };
         let encoder = Encoder::new(&sources).with_context(|| checkpoint.source.to_string())?;
+        if encoder.template_source().is_none() {
+            tracing::warn!("the model has no chat template: only text and input_ids can be scored");
+        }
         Ok(Self { checkpoint, config, encoder })
     }
 
@@ -48,14 +51,13 @@ impl Opened {
 
     /// How conversations are encoded, for steps of `budget` tokens.
     pub(crate) fn options(&self, args: &LimitArgs, budget: usize) -> Result<Options> {
-        let most = self.config.max_positions.min(budget);
-        let max_length = args.max_length.map_or(most, usize::from);
-        if max_length > most {
-            let limit = self.config.max_positions;
-            bail!(
-                "--max-length {max_length} is more than the model's limit of {limit} tokens, or than --max-batch-tokens {budget}"
-            );
-        }
+        let limit = self.config.max_positions;
+        let max_length = args.max_length.map_or(limit.min(budget), usize::from);
+        ensure!(max_length <= limit, "--max-length {max_length} is more than the model's limit of {limit} tokens");
+        ensure!(
+            max_length <= budget,
+            "--max-length {max_length} needs --max-batch-tokens {max_length} or more, it is {budget}"
+        );
         Ok(Options {
             max_length: Some(max_length),
             truncate: args.truncate.into(),

@@ -16,6 +16,7 @@ pub(crate) struct Answers<W> {
     /// How many lines have been written.
     written: u64,
     waiting: VecDeque<Waiting>,
+    first_failure: Option<String>,
 }
 
 /// Where an answer belongs.
@@ -58,7 +59,7 @@ struct Waiting {
 
 impl<W: Write> Answers<W> {
     pub(crate) fn new(output: W, input: String) -> Self {
-        Self { output, input, written: 0, waiting: VecDeque::new() }
+        Self { output, input, written: 0, waiting: VecDeque::new(), first_failure: None }
     }
 
     /// The number of lines that have been read and not yet written.
@@ -107,9 +108,17 @@ impl<W: Write> Answers<W> {
         }
     }
 
+    /// Why the first conversation without a score has none.
+    pub(crate) fn first_failure(&self) -> Option<&str> {
+        self.first_failure.as_deref()
+    }
+
     /// Writes the lines at the front that are complete.
     pub(crate) fn write(&mut self) -> io::Result<()> {
         while let Some(waiting) = self.waiting.pop_front_if(|waiting| waiting.open == 0) {
+            if self.first_failure.is_none() {
+                self.first_failure = waiting.answer.errors.iter().flatten().next().cloned();
+            }
             serde_json::to_writer(&mut self.output, &waiting.answer)?;
             self.output.write_all(b"\n")?;
             self.written += 1;

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 /// A longer line is refused, so that a file without line ends cannot fill the memory.
-const LONGEST_LINE: u64 = 256 << 20;
+const LONGEST_LINE: u64 = 64 << 20;
 
 /// One line of input.
 #[derive(Debug)]
@@ -132,22 +132,32 @@ fn conversations(
         }
         false => Input::from_json(object),
     };
+    let sound =
+        sound.map_err(|error| ItemFailure::new(error.to_string())).and_then(|input| refuse_tools(object, input));
     let mut encoded = match sound {
         Ok(input) => {
             let Batch { items, .. } = encoder.encode(&input, options);
-            items.into_iter()
+            items.into_iter().map(conversation).collect::<Vec<_>>().into_iter()
         }
         // what is wrong with the line is wrong with each of its conversations
-        Err(error) => vec![Err(error); responses.len().max(1)].into_iter(),
+        Err(failure) => vec![Err(failure); responses.len().max(1)].into_iter(),
     };
     if failures.is_empty() {
-        return encoded.map(conversation).collect();
+        return encoded.collect();
     }
     let nothing = || Err(ItemFailure::new("the group has no responses"));
-    failures
-        .into_iter()
-        .map(|failure| failure.map_or_else(|| encoded.next().map_or_else(nothing, conversation), Err))
-        .collect()
+    failures.into_iter().map(|failure| failure.map_or_else(|| encoded.next().unwrap_or_else(nothing), Err)).collect()
+}
+
+/// Templates render tools and documents into the prompt; scored without them, a conversation would be another one.
+fn refuse_tools(object: &Map<String, Value>, input: Input) -> Result<Input, ItemFailure> {
+    let rendered =
+        ["tools", "documents"].into_iter().find(|key| object.get(*key).is_some_and(|value| !value.is_null()));
+    let templated = matches!(input, Input::Messages(_) | Input::Group { .. });
+    match rendered.filter(|_| templated) {
+        Some(key) => Err(ItemFailure::new(format!("{key} are not supported: give the rendered text or token ids"))),
+        None => Ok(input),
+    }
 }
 
 fn not_text((number, response): (usize, &Value)) -> Option<ItemFailure> {
@@ -165,8 +175,11 @@ fn conversation(item: Result<Encoded, ItemError>) -> Result<Conversation, ItemFa
     match item {
         Ok(encoded) => Ok(Conversation { tokens: encoded.ids.into(), truncated: encoded.truncated_from.is_some() }),
         Err(error) => {
-            let too_long = if let ItemError::TooLong { tokens, .. } = error { Some(tokens) } else { None };
-            Err(ItemFailure { problem: error.to_string(), too_long })
+            if let ItemError::TooLong { tokens, .. } = error {
+                let hint = "--max-length and --max-batch-tokens raise it up to the model's, --truncate gives up a side";
+                return Err(ItemFailure { problem: format!("{error} ({hint})"), too_long: Some(tokens) });
+            }
+            Err(ItemFailure::new(error.to_string()))
         }
     }
 }

@@ -4,12 +4,11 @@
 //! at a time is bounded, so the length of the input does not matter.
 
 mod answers;
+mod files;
 mod lines;
 mod report;
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
-use std::path::Path;
+use std::io::{self, BufRead, IsTerminal as _};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use model::Packer;
 use shard::{Replica, ReplicaOptions};
 
 use self::answers::{Answers, Slot};
+use self::files::{Files, Output};
 use self::lines::{Conversation, ItemFailure, Line, Lines};
 use self::report::{Progress, Stats};
 use crate::args::Score;
@@ -37,8 +37,7 @@ pub(crate) fn run(args: &Score) -> Result<ExitCode> {
     let opened = Opened::open(&args.model)?;
     let budget = args.max_batch_tokens.get();
     let options = opened.options(&args.limits, budget)?;
-    let input = Source::open(&args.input)?;
-    let output = sink(&args.output)?;
+    let files = Files::open(args)?;
     let tensor_parallel = args.tensor_parallel.get();
     let replica = Replica::load(&ReplicaOptions {
         config: opened.config.clone(),
@@ -51,20 +50,36 @@ pub(crate) fn run(args: &Score) -> Result<ExitCode> {
     }
     let fingerprint = opened.fingerprint(tensor_parallel)?.to_string();
     let stats = Stats { load_seconds: start.elapsed().as_secs_f64(), fingerprint, ..Stats::default() };
-    let progress = Progress::new(input.bytes);
+    // a bar among the answers on one terminal would tear both apart
+    let shared_terminal = args.output.as_os_str() == "-" && io::stdout().is_terminal();
+    let progress = Progress::new(files.bytes, shared_terminal);
+    let patience = files.bytes.is_none().then_some(PATIENCE);
+    let (reader, output, stats_file) = files.begin()?;
     let answers = Answers::new(output, args.input.display().to_string());
-    let patience = input.bytes.is_none().then_some(PATIENCE);
     let start = Instant::now();
     let (step, slots) = (Packer::default(), Vec::new());
     let mut run = Run { replica, answers, budget, step, slots, started: start, stats, progress };
-    let lines = Lines::new(input.reader, opened.encoder, options);
-    run.all(&read_ahead(lines)?, patience).with_context(|| format!("{}: stopped", args.input.display()))?;
-    run.progress.clear();
+    let outcome = run.all(&read_ahead(Lines::new(reader, opened.encoder, options))?, patience);
+    run.progress.finish();
+    if outcome.as_ref().is_err_and(is_closed_pipe) {
+        // whoever reads the answers has seen enough
+        return Ok(ExitCode::from(crate::SOME_FAILED));
+    }
+    outcome.with_context(|| format!("{}: stopped", args.input.display()))?;
     run.stats.finish(start.elapsed());
-    if let Some(path) = &args.stats {
-        run.stats.write(path)?;
+    if let Some(file) = stats_file {
+        run.stats.write(file)?;
+    }
+    if let Some(first) = run.answers.first_failure() {
+        let Stats { conversations, failed, .. } = run.stats;
+        tracing::warn!("{failed} of {} conversations have no score; the first: {first}", conversations + failed);
     }
     Ok(ExitCode::from(if run.stats.failed > 0 { crate::SOME_FAILED } else { 0 }))
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Reads and encodes lines on a thread of its own. It is not waited for: after an error it may still be reading a pipe.
@@ -86,37 +101,10 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Where lines come from.
-struct Source {
-    reader: Box<dyn BufRead + Send>,
-    /// The length of a regular file.
-    bytes: Option<u64>,
-}
-
-impl Source {
-    fn open(path: &Path) -> Result<Self> {
-        if path == Path::new("-") {
-            return Ok(Self { reader: Box::new(BufReader::new(io::stdin())), bytes: None });
-        }
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-        let metadata = file.metadata()?;
-        anyhow::ensure!(!metadata.is_dir(), "{} is a folder, expected a JSON Lines file", path.display());
-        Ok(Self { reader: Box::new(BufReader::new(file)), bytes: metadata.is_file().then_some(metadata.len()) })
-    }
-}
-
-fn sink(path: &Path) -> Result<BufWriter<Box<dyn Write>>> {
-    if path == Path::new("-") {
-        return Ok(BufWriter::new(Box::new(io::stdout())));
-    }
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(BufWriter::new(Box::new(file)))
-}
-
 /// A run under way.
 struct Run {
     replica: Replica,
-    answers: Answers<BufWriter<Box<dyn Write>>>,
+    answers: Answers<Output>,
     budget: usize,
     /// The step that is being filled, and where its answers belong.
     step: Packer,

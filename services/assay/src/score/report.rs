@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -47,25 +46,24 @@ impl Stats {
         self.tokens_per_second = if self.seconds > 0.0 { self.input_tokens as f64 / self.seconds } else { 0.0 };
     }
 
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
-        let write = || {
-            let mut file = File::create(path)?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
+    pub(crate) fn write(&self, mut file: File) -> Result<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        file.write_all(text.as_bytes()).context("cannot write the stats")
     }
 }
 
 // === impl Progress ===
 
 impl Progress {
-    /// A bar for an input of so many bytes, or a spinner if nobody knows how many.
-    pub(crate) fn new(bytes: Option<u64>) -> Self {
-        let bar = bytes.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    /// A bar for an input of so many bytes, or a spinner if nobody knows how many; nothing if `hidden`.
+    pub(crate) fn new(bytes: Option<u64>, hidden: bool) -> Self {
+        let bar = match hidden {
+            true => ProgressBar::hidden(),
+            false => bytes.map_or_else(ProgressBar::no_length, ProgressBar::new),
+        };
         let template = match bytes {
-            Some(_) => "{bar:32} {percent:>3}%  {msg}  {elapsed} elapsed, {eta} to go",
-            None => "{spinner}  {msg}  {elapsed} elapsed",
+            Some(_) => "{bar:20} {percent:>3}% {msg} {elapsed}, {eta} to go",
+            None => "{spinner} {msg} {elapsed}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
@@ -81,7 +79,8 @@ impl Progress {
         self.bar.set_message(format!("{conversations:.1} conversations/s, {tokens:.0} tokens/s"));
     }
 
-    pub(crate) fn clear(&self) {
-        self.bar.finish_and_clear();
+    /// Leaves the last figures on the terminal.
+    pub(crate) fn finish(&self) {
+        self.bar.finish();
     }
 }

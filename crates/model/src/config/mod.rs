@@ -226,11 +226,10 @@ fn one_label(fields: &mut Fields) -> Result<()> {
     let labels: Option<serde_json::Map<String, Value>> = fields.optional("id2label")?;
     let counts = [fields.optional("num_labels")?, labels.map(|labels| labels.len())];
     let given: Vec<usize> = counts.into_iter().flatten().collect();
-    if given.is_empty() || given.iter().any(|&count| count != 1) {
-        let count = given.into_iter().max().unwrap_or(2);
-        return Err(fields.error(format!("num_labels is {count} (id2label counts), a reward model has 1")));
+    match given.iter().find(|&&count| count != 1).or_else(|| given.is_empty().then_some(&2)) {
+        Some(count) => Err(fields.error(format!("num_labels is {count} (id2label counts), a reward model has 1"))),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn gemma2(fields: &mut Fields) -> Result<Config> {

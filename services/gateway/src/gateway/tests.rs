@@ -146,8 +146,10 @@ fn what_a_lost_replica_had_goes_to_another_and_a_late_answer_is_not_heard() {
     assert!(gateway.handle(at(1), left).is_empty());
     assert!(answer(&mut gateway, replica, first, good()).is_empty());
     assert!(answer(&mut gateway, other, first, good()).is_empty(), "that was the first attempt");
+    assert!(join(&mut gateway, 2, 1).is_empty());
+    assert!(answer(&mut gateway, 2, second, good()).is_empty(), "it was not sent there");
     assert_eq!(answered(answer(&mut gateway, other, second, good())), Ok(3.0));
-    assert_eq!((gateway.stats().retried, gateway.stats().discarded), (1, 2));
+    assert_eq!((gateway.stats().retried, gateway.stats().discarded), (1, 3));
 }
 
 #[test]
@@ -223,6 +225,16 @@ fn siblings_of_what_fails_keep_their_scores() {
     assert!(actions.iter().all(|action| matches!(action, Action::Answer(Outcome { result: Ok(_), .. }))));
     assert_eq!(dispatch.conversations, [(1, vec![1; 5].into())]);
     assert_eq!((dispatch.tokens, gateway.stats().conversations), (25, 1));
+}
+
+#[test]
+fn a_replica_says_one_thing_about_a_conversation() {
+    let mut gateway = gateway(1);
+    let group: Vec<Vec<u32>> = (0..2).map(|end| [vec![7; 20], vec![end; 5]].concat()).collect();
+    let (_, tag) = sent_one(gateway.handle(at(0), Event::Admit(request(0, 100, &[Item::new(&group, 20)]))));
+    assert!(answer(&mut gateway, 0, tag, different_rows()).is_empty());
+    assert!(answer(&mut gateway, 0, tag, good()).is_empty(), "it has failed this time");
+    assert_eq!((gateway.stats().discarded, gateway.stats().conversations), (1, 2));
 }
 
 #[test]

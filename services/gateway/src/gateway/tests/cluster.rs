@@ -336,6 +336,7 @@ impl Cluster {
                 }
             }
             Message::Start(replica) => {
+                self.echo(replica);
                 self.epochs += 1;
                 let last_word = self.replicas[replica].last_word;
                 let (condition, generation, epoch) = (Condition::Up, self.generation, self.epochs);
@@ -370,6 +371,21 @@ impl Cluster {
         };
         self.say(replica, Event::Joined(announcement));
         self.proceed(replica);
+    }
+
+    /// Sometimes what a replica said in its last life is heard again, late.
+    fn echo(&mut self, replica: usize) {
+        let (epoch, generation) = (self.replicas[replica].epoch, self.replicas[replica].generation);
+        if epoch == 0 || !self.random.chance(10 * self.trouble.network) {
+            return;
+        }
+        let (replica, version, step_tokens) = (id(replica), version(generation), self.speed.budget);
+        let joined = Announcement { replica, epoch, version, ranks: RANKS, step_tokens };
+        let granted = Event::Granted { replica, epoch, tokens: step_tokens };
+        for event in [Event::Joined(joined), granted, Event::Left { replica, epoch }] {
+            let late = self.random.below(50_000);
+            self.post(late, Message::ToGateway(event));
+        }
     }
 
     /// Says something that arrives in order.

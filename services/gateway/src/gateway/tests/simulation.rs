@@ -130,7 +130,7 @@ fn calm(cluster: &mut Cluster) {
         let items = items(&mut cluster.random);
         expected += items.iter().map(Vec::len).sum::<usize>();
         cluster.ask(("a", 1), lane, 3_000_000, &items);
-        cluster.run_until(cluster.now + 100_000);
+        cluster.run_until(cluster.now + 400_000);
     }
     cluster.run_until(cluster.now + 3_000_000);
     assert_eq!(cluster.refusals, []);

@@ -111,7 +111,7 @@ pub enum Action {
         /// In which life.
         epoch: u64,
     },
-    /// Answer a conversation. There is one answer for each conversation of a request that came in and was not cancelled.
+    /// Answer a conversation. Each conversation of a request that came in and was not cancelled has one answer.
     Answer(Outcome),
 }
 

@@ -1,7 +1,7 @@
 //! What is where until it is answered: requests, their pieces, and the attempts to have them computed.
 //!
-//! A piece waits, or is at exactly one replica. An answer must name the piece, its attempt and a conversation of it that
-//! has no answer yet; whatever else arrives changes nothing. So nothing is lost and nothing is answered twice.
+//! A piece waits, or is at exactly one replica. An answer must name the piece, its attempt and a conversation of it
+//! that has no answer yet; whatever else arrives changes nothing. So nothing is lost and nothing is answered twice.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Which replica has room: credits that replicas grant, where a prompt was seen last, and who keeps failing.
 //!
-//! A piece goes to a replica where it fits into the balance of credits; or where half a step is free, or nothing of this
-//! gateway's is left: then it may overdraw. So a step is at least half full, and a large piece waits for the next step
-//! at most, and not for room that small ones take away; yet what a replica has beyond its next step is less than half a
-//! step, and who comes next finds room in the one after that.
+//! A piece goes to a replica where it fits into the balance of credits; or where half a step is free, or nothing of
+//! this gateway's is left: then it may overdraw. So a step is at least half full, and a large piece waits for the next
+//! step at most, and not for room that small ones take away; yet what a replica has beyond its
+//! next step is less than half a step, and who comes next finds room in the one after that.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};

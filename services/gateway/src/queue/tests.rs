@@ -200,7 +200,8 @@ proptest! {
             served[tenant] += tokens as f64 / f64::from(weights[tenant]);
             queue.push(PieceId(owners.len() as u64), &share, *cost);
             owners.push((tenant, share, *cost));
-            let (least, most) = served.iter().fold((f64::MAX, 0.0_f64), |(least, most), it| (least.min(*it), most.max(*it)));
+            let least = served.iter().copied().fold(f64::MAX, f64::min);
+            let most = served.iter().copied().fold(0.0, f64::max);
             prop_assert!(most - least <= 200.0, "a tenant is {} ahead", most - least);
         }
     }

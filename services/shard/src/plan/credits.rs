@@ -31,7 +31,7 @@ pub struct Credits {
     accounts: BTreeMap<GatewayId, Account>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Account {
     /// What was granted and not used; below zero if the last piece took more.
     balance: i64,
@@ -124,7 +124,7 @@ impl Credits {
         let floor = signed(self.floor());
         let mut changes = Vec::new();
         for (&gateway, account) in &mut self.accounts {
-            let untouched = account.lowest.min(account.balance) - floor;
+            let untouched = account.lowest - floor;
             if untouched > 0 {
                 account.balance -= untouched;
                 changes.push(Change { gateway, tokens: -untouched });

@@ -229,8 +229,7 @@ impl Planner {
         let most = self.waiting().map(|(_, queue)| queue.served).max().unwrap_or_default();
         let least = most.saturating_sub(STEPS_BEHIND * self.settings.budget as u64);
         self.queues.values_mut().for_each(|queue| queue.served = queue.served.max(least));
-        let least = self.waiting().map(|(_, queue)| queue.served).min();
-        self.clock = self.clock.max(least.unwrap_or_default());
+        self.clock = self.waiting().map(|(_, queue)| queue.served).min().unwrap_or_default().max(self.clock);
     }
 
     fn fill(&mut self) -> Filling {

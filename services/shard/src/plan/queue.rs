@@ -108,9 +108,6 @@ impl Queue {
     pub(super) fn choose(&self, step: &Packer, settings: &Settings) -> Option<u64> {
         let mut best = None;
         for (place, Item { tokens, .. }) in self.items.iter().take(settings.look_ahead.max(1)) {
-            if step.is_empty() {
-                return Some(*place);
-            }
             let shared = if tokens.len() < SHORTEST_SHARE { 0 } else { tokens.len() - step.cost(tokens) };
             if best.is_none_or(|(most, _)| shared > most) && step.fits(tokens, settings.budget) {
                 best = Some((shared, *place));

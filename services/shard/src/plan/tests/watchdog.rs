@@ -29,6 +29,16 @@ fn a_measured_rate_shortens_the_deadline_and_a_slow_one_does_not_stretch_it() {
 }
 
 #[test]
+fn steps_at_the_same_rate_leave_the_rate_as_it_is() {
+    let mut watchdog = Watchdog::new(ALLOWANCE);
+    for step in 1..20 {
+        watchdog.started(seconds(10 * step), step, 500);
+        watchdog.finished(seconds(10 * step + 2), step);
+    }
+    assert!((watchdog.rate().unwrap() - 250.0).abs() < 1e-6);
+}
+
+#[test]
 fn each_of_several_steps_has_its_time_from_the_end_of_the_one_before() {
     let mut watchdog = Watchdog::new(ALLOWANCE);
     watchdog.started(seconds(0), 1, 100);

@@ -122,22 +122,12 @@ impl Model {
     }
 
     fn embed(&self, batch: &PackedBatch, blocks: &[Rows]) -> Result<Vec<Tensor>> {
-        let mut tokens = batch.tokens.as_slice();
-        let embed = |rows: &Rows| {
-            let (own, rest) = tokens.split_at(rows.positions.len());
-            tokens = rest;
-            self.embedding.forward(own)
-        };
-        blocks.iter().map(embed).collect()
+        let tokens = |rows: &Rows| &batch.tokens[rows.first()..rows.first() + rows.positions.len()];
+        blocks.iter().map(|rows| self.embedding.forward(tokens(rows))).collect()
     }
 
     fn keys_values(&self, layer: &dyn Layer, blocks: &[Tensor], plans: &[Rows], step: &Step<'_>) -> Result<()> {
-        let mut first = 0;
-        for (h, rows) in blocks.iter().zip(plans) {
-            layer.keys_values(h, rows, first, step)?;
-            first += rows.positions.len();
-        }
-        Ok(())
+        blocks.iter().zip(plans).try_for_each(|(h, rows)| layer.keys_values(h, rows, step))
     }
 }
 
@@ -152,12 +142,10 @@ fn block_rows(config: &Config, world_size: usize) -> usize {
 
 /// The pooled rows of the residual stream, `[pooled rows, hidden]`.
 fn gather(blocks: &[Tensor], plans: &[Rows], pooled: &Rows) -> Result<Tensor> {
-    let starts: Vec<usize> =
-        plans.iter().scan(0, |end, rows| Some(std::mem::replace(end, *end + rows.positions.len()))).collect();
     let row = |&source: &u32| {
         let source = source as usize;
-        let block = starts.partition_point(|&start| start <= source) - 1;
-        blocks[block].narrow(0, source - starts[block], 1)
+        let block = plans.partition_point(|rows| rows.first() <= source) - 1;
+        blocks[block].narrow(0, source - plans[block].first(), 1)
     };
     let rows: Vec<Tensor> = pooled.sources.iter().map(row).collect::<candle_core::Result<_>>()?;
     Ok(Tensor::cat(&rows, 0)?)

@@ -34,6 +34,13 @@ pub(crate) struct Rows {
     pub(crate) tiles: Vec<Tile>,
 }
 
+impl Rows {
+    /// Of a block of the step's tokens: where in the flat list it begins.
+    pub(crate) fn first(&self) -> usize {
+        self.sources.first().map_or(0, |&row| row as usize)
+    }
+}
+
 /// A step, ready to be computed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StepPlan {
@@ -58,12 +65,9 @@ impl StepPlan {
         let mut ending: Vec<usize> = batch.ends.clone();
         ending.sort_unstable();
         ending.dedup();
-        let last_row = |segment: &usize| batch.segments[*segment].rows.end - 1;
         Self {
             blocks: even_blocks(0..batch.tokens.len(), block_rows).map(|rows| block(batch, rows)).collect(),
-            pooled: even_blocks(0..ending.len(), block_rows)
-                .map(|part| pooled_block(batch, &ending[part], last_row))
-                .collect(),
+            pooled: even_blocks(0..ending.len(), block_rows).map(|part| pooled_block(batch, &ending[part])).collect(),
             pooled_row: batch.ends.iter().map(|end| ending.binary_search(end).unwrap_or_default()).collect(),
             runs: (0..batch.segments.len()).map(|segment| runs(&batch.segments, segment)).collect(),
             positions: batch.segments.iter().map(|segment| segment.position + segment.rows.len()).max().unwrap_or(0),
@@ -97,12 +101,12 @@ fn block(batch: &PackedBatch, rows: Range<usize>) -> Rows {
     block
 }
 
-fn pooled_block(batch: &PackedBatch, ending: &[usize], last_row: impl Fn(&usize) -> usize) -> Rows {
+fn pooled_block(batch: &PackedBatch, ending: &[usize]) -> Rows {
     let mut block = Rows::default();
     for (row, number) in ending.iter().enumerate() {
         let segment = &batch.segments[*number];
         let position = segment.position + segment.rows.len() - 1;
-        block.sources.push(last_row(number) as u32);
+        block.sources.push((segment.rows.end - 1) as u32);
         block.positions.push(position as u32);
         block.tiles.push(Tile { rows: row..row + 1, position, segment: *number });
     }

@@ -46,9 +46,9 @@ pub(crate) fn final_norm(loader: &Loader<'_>) -> Result<Norm> {
 }
 
 impl Layer for Gemma2Layer {
-    fn keys_values(&self, h: &Tensor, rows: &Rows, first: usize, step: &Step<'_>) -> Result<()> {
+    fn keys_values(&self, h: &Tensor, rows: &Rows, step: &Step<'_>) -> Result<()> {
         let x = ops::rms_norm(h, &self.before_attention)?;
-        self.attention.keys_values(&x, rows, first, step)
+        self.attention.keys_values(&x, rows, step)
     }
 
     fn forward(&self, h: &Tensor, rows: &Rows, step: &Step<'_>) -> Result<Tensor> {

@@ -54,15 +54,15 @@ impl AttentionLayer {
         })
     }
 
-    /// Writes the keys and values of `x` [rows, hidden] to the pool, from row `first` on.
+    /// Writes the keys and values of `x` [rows, hidden] to the pool.
     ///
     /// # Errors
     /// If the shapes do not fit.
-    pub(crate) fn keys_values(&self, x: &Tensor, rows: &Rows, first: usize, step: &Step<'_>) -> Result<()> {
+    pub(crate) fn keys_values(&self, x: &Tensor, rows: &Rows, step: &Step<'_>) -> Result<()> {
         let keys = self.keys.forward(x)?; // (rows, kv_heads x head_dim)
         let keys = self.normalise(keys, |norms| &norms.key)?;
         let keys = step.rope.rotate(&keys, &rows.positions)?;
-        step.pool.write(first, &keys, &self.values.forward(x)?)
+        step.pool.write(rows.first(), &keys, &self.values.forward(x)?)
     }
 
     /// The branch for `x` [rows, hidden]; the pool must hold the layer's keys and values.

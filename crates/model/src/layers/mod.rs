@@ -35,8 +35,8 @@ pub(crate) struct Step<'a> {
 /// A transformer block, in the two halves that a step needs: first every token's keys and values, then, for whichever
 /// rows are wanted, all the rest.
 pub(crate) trait Layer: Send + Sync {
-    /// Writes the keys and values of a block of rows, `h` [rows, hidden], to the step's pool from row `first` on.
-    fn keys_values(&self, h: &Tensor, rows: &Rows, first: usize, step: &Step<'_>) -> Result<()>;
+    /// Writes the keys and values of a block of rows, `h` [rows, hidden], to the step's pool.
+    fn keys_values(&self, h: &Tensor, rows: &Rows, step: &Step<'_>) -> Result<()>;
 
     /// The residual stream `h` [rows, hidden] of a block after this layer.
     fn forward(&self, h: &Tensor, rows: &Rows, step: &Step<'_>) -> Result<Tensor>;

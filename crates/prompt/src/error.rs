@@ -68,6 +68,9 @@ pub enum ItemError {
         /// What stands there.
         found: String,
     },
+    /// A key beside the messages that a template would render into the prompt, which is not done here.
+    #[error("{0} are not supported: give the rendered text or token ids")]
+    Unsupported(&'static str),
     /// A role that is none of [`Role::ALL`].
     #[error("{at}: unknown role {role:?}, known are {}", Role::names())]
     UnknownRole {

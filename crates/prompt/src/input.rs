@@ -150,12 +150,13 @@ fn text_of(at: &str, content: &Value) -> Result<String, ItemError> {
 
 impl Input {
     /// One input from a JSON object that holds `messages`, `prompt` (a list of messages, or a string that is the user's
-    /// turn) with `responses`, `text` or `input_ids`; other keys are the caller's own.
+    /// turn) with `responses`, `text` or `input_ids`; other keys are the caller's own, but for `tools` and `documents` beside
+    /// messages, which are refused.
     pub fn from_json(object: &Map<String, Value>) -> Result<Self, ItemError> {
         let kinds = ["messages", "prompt", "text", "input_ids"];
         let mut given = kinds.into_iter().filter_map(|kind| Some((kind, object.get(kind)?)));
         let expected = "exactly one of messages, prompt with responses, text, input_ids";
-        match (given.next(), given.next()) {
+        let input = match (given.next(), given.next()) {
             (Some(("messages", value)), None) => Ok(Self::Messages(Message::list_from_json("messages", value)?)),
             (Some(("prompt", value)), None) => Self::group_from_json(value, object.get("responses")),
             (Some(("text", Value::String(text))), None) => Ok(Self::Text(text.clone())),
@@ -165,6 +166,13 @@ impl Input {
             (Some((a, _)), Some((b, _))) => {
                 Err(ItemError::Shape { at: "input".to_owned(), expected, found: format!("{a} and {b}") })
             }
+        }?;
+        // a template would render them: without them it would be another conversation
+        let rendered =
+            ["tools", "documents"].into_iter().find(|key| object.get(*key).is_some_and(|value| !value.is_null()));
+        match rendered {
+            Some(key) if matches!(input, Self::Messages(_) | Self::Group { .. }) => Err(ItemError::Unsupported(key)),
+            _ => Ok(input),
         }
     }
 

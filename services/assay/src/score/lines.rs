@@ -6,7 +6,7 @@
 use std::io::{self, BufRead, Read as _};
 use std::sync::Arc;
 
-use prompt::{Batch, Encoded, Encoder, Input, ItemError, Options};
+use prompt::{Encoded, Encoder, Input, ItemError, Options};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -132,32 +132,17 @@ fn conversations(
         }
         false => Input::from_json(object),
     };
-    let sound =
-        sound.map_err(|error| ItemFailure::new(error.to_string())).and_then(|input| refuse_tools(object, input));
-    let mut encoded = match sound {
-        Ok(input) => {
-            let Batch { items, .. } = encoder.encode(&input, options);
-            items.into_iter().map(conversation).collect::<Vec<_>>().into_iter()
-        }
+    let items = match sound {
+        Ok(input) => encoder.encode(&input, options).items,
         // what is wrong with the line is wrong with each of its conversations
-        Err(failure) => vec![Err(failure); responses.len().max(1)].into_iter(),
+        Err(error) => vec![Err(error); responses.len().max(1)],
     };
+    let mut encoded = items.into_iter().map(conversation);
     if failures.is_empty() {
         return encoded.collect();
     }
     let nothing = || Err(ItemFailure::new("the group has no responses"));
     failures.into_iter().map(|failure| failure.map_or_else(|| encoded.next().unwrap_or_else(nothing), Err)).collect()
-}
-
-/// Templates render tools and documents into the prompt; scored without them, a conversation would be another one.
-fn refuse_tools(object: &Map<String, Value>, input: Input) -> Result<Input, ItemFailure> {
-    let rendered =
-        ["tools", "documents"].into_iter().find(|key| object.get(*key).is_some_and(|value| !value.is_null()));
-    let templated = matches!(input, Input::Messages(_) | Input::Group { .. });
-    match rendered.filter(|_| templated) {
-        Some(key) => Err(ItemFailure::new(format!("{key} are not supported: give the rendered text or token ids"))),
-        None => Ok(input),
-    }
 }
 
 fn not_text((number, response): (usize, &Value)) -> Option<ItemFailure> {

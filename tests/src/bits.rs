@@ -111,7 +111,7 @@ fn in_steps(replica: &mut Replica, sequences: &[Sequence], budget: usize) -> Vec
         }
         steps.last_mut().unwrap().push(Arc::clone(sequence));
     }
-    let run = |step: Packer| replica.run(step.pack()).unwrap().scores;
+    let run = |step: Packer| replica.run(step.pack()).unwrap();
     let scores = steps.into_iter().filter(|step| !step.is_empty()).flat_map(run);
     scores.map(|score| score.unwrap().to_bits()).collect()
 }

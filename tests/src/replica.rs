@@ -25,5 +25,5 @@ pub(crate) fn load(name: &str, tensor_parallel: usize, threads: usize) -> Replic
 pub(crate) fn scores(replica: &mut Replica, sequences: &[Arc<[u32]>]) -> Vec<f32> {
     let mut packer = Packer::default();
     sequences.iter().for_each(|sequence| packer.push(Arc::clone(sequence)));
-    replica.run(packer.pack()).unwrap().scores.into_iter().map(Result::unwrap).collect()
+    replica.run(packer.pack()).unwrap().into_iter().map(Result::unwrap).collect()
 }

@@ -16,6 +16,8 @@ mod hub;
 mod inspect;
 mod replica;
 mod score;
+mod simulation;
 mod stats;
 mod stream;
 mod tidy;
+mod worker;

@@ -68,23 +68,36 @@ impl Checkpoint {
     /// the header and a sample of each tensor. It reads some 20 MB of a model of 54 GB, and does not prove the rest intact.
     pub fn digest(&self) -> Result<Digest, Error> {
         let mut hasher = Hasher::new("assay checkpoint 1");
-        let documents = [
-            Some(&self.config),
-            Some(&self.tokenizer),
-            self.tokenizer_config.as_ref(),
-            self.chat_template.as_ref(),
-            self.special_tokens_map.as_ref(),
-            self.index.as_ref(),
-        ];
-        for path in documents.into_iter().flatten() {
-            let content = std::fs::read(path).map_err(Error::io(path))?;
-            hasher.part(&self.name(path), &content);
+        self.documents(&mut hasher)?;
+        if let Some(index) = &self.index {
+            self.document(index, &mut hasher)?;
         }
         for path in &self.weights {
             hasher.part(&self.name(path), b"");
             sample(path, &mut hasher)?;
         }
         Ok(Digest(hasher.finish()))
+    }
+
+    /// The sha-256 that tells how this model reads text: over config, tokenizer and chat template, not over the weights.
+    /// Whoever has the same makes the same token ids.
+    pub fn text_digest(&self) -> Result<Digest, Error> {
+        let mut hasher = Hasher::new("assay text 1");
+        self.documents(&mut hasher)?;
+        Ok(Digest(hasher.finish()))
+    }
+
+    /// Takes in all files but the weights and their index.
+    fn documents(&self, hasher: &mut Hasher) -> Result<(), Error> {
+        let optional = [&self.tokenizer_config, &self.chat_template, &self.special_tokens_map];
+        let documents = [&self.config, &self.tokenizer].into_iter().chain(optional.into_iter().flatten());
+        documents.into_iter().try_for_each(|path| self.document(path, hasher))
+    }
+
+    fn document(&self, path: &Path, hasher: &mut Hasher) -> Result<(), Error> {
+        let content = std::fs::read(path).map_err(Error::io(path))?;
+        hasher.part(&self.name(path), &content);
+        Ok(())
     }
 
     /// The file's name within the checkpoint; shards may lie in a folder of it.

@@ -2,14 +2,16 @@
 //!
 //! Tensor parallelism needs two operations: an all-reduce after each row-parallel matmul, and a broadcast of what only
 //! rank 0 knows. [`Collective`] is those two; [`Solo`] is a world of one rank, [`threads`] joins ranks that are threads
-//! of one process, [`Tcp`] those that are processes. Sums are taken in rank order, so a score does not depend on which
+//! of one process, [`Tcp`] those that are processes, and a [`Seat`] is a place in a collective that is formed anew. Sums are taken in rank order, so a score does not depend on which
 //! rank was quick, nor on how the ranks are joined.
 
+mod seat;
 mod tcp;
 mod threads;
 
 use candle_core::Tensor;
 
+pub use seat::Seat;
 pub use tcp::{Session, Tcp};
 pub use threads::{Threads, threads};
 
@@ -57,6 +59,9 @@ pub trait Collective: Send + Sync {
     /// # Errors
     /// [`Error::RankLeft`] if a rank will never come, [`Error::NothingToBroadcast`] if `root` gave none.
     fn broadcast(&self, tensor: Option<Tensor>, root: usize) -> Result<Tensor, Error>;
+
+    /// Ends the collective, from any thread: ranks that wait in it return with an error.
+    fn abort(&self);
 }
 
 /// A world of one rank: nothing to add, nobody to tell.
@@ -79,6 +84,8 @@ impl Collective for Solo {
     fn broadcast(&self, tensor: Option<Tensor>, root: usize) -> Result<Tensor, Error> {
         tensor.filter(|_| root == 0).ok_or(Error::NothingToBroadcast { root, world_size: 1 })
     }
+
+    fn abort(&self) {}
 }
 
 #[cfg(test)]

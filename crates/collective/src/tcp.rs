@@ -1,7 +1,7 @@
 //! Ranks as processes that meet over TCP: a star around rank 0, which adds up and sends back.
 //!
 //! Sums are those of [`crate::threads`], bit for bit: rank 0 adds in rank order. Every wait blocks on a socket and never
-//! spins. A peer that closes its connection, or says nothing for longer than the deadline, ends the collective for all:
+//! spins. A peer that closes its connection, or says nothing for too long, ends the collective for all:
 //! rank 0 closes the other connections, so nobody waits for the dead.
 
 use std::io::{self, Read, Write};
@@ -20,8 +20,10 @@ pub struct Session {
     pub id: u64,
     /// The number of ranks.
     pub world_size: usize,
-    /// The longest silence: while the ranks connect, and of a peer that others wait for.
-    pub deadline: Duration,
+    /// How long the ranks have to connect.
+    pub forming: Duration,
+    /// The longest silence of a peer that others wait for.
+    pub silence: Duration,
 }
 
 /// One rank's end of a collective over TCP.
@@ -48,10 +50,10 @@ impl Tcp {
     /// Rank 0's end: waits for the other ranks to connect to `listener`. Strangers are turned away.
     ///
     /// # Errors
-    /// [`Error::RankLeft`] naming the lowest rank that has not come before the deadline, [`Error::Connection`] if the
+    /// [`Error::RankLeft`] naming the lowest rank that has not come in time, [`Error::Connection`] if the
     /// listener fails.
     pub fn lead(listener: &TcpListener, session: Session) -> Result<Self, Error> {
-        let end = Instant::now() + session.deadline;
+        let end = Instant::now() + session.forming;
         let mut peers: Vec<Option<TcpStream>> = (1..session.world_size).map(|_| None).collect();
         listener.set_nonblocking(true).map_err(Error::Connection)?;
         while let Some(missing) = peers.iter().position(Option::is_none) {
@@ -78,11 +80,11 @@ impl Tcp {
     /// The end of rank `rank` > 0: connects to rank 0's listener.
     ///
     /// # Errors
-    /// [`Error::Connection`] if rank 0 cannot be reached before the deadline or turns the rank away.
+    /// [`Error::Connection`] if rank 0 cannot be reached in time or turns the rank away.
     pub fn follow(leader: SocketAddr, rank: usize, session: Session) -> Result<Self, Error> {
-        let end = Instant::now() + session.deadline;
+        let end = Instant::now() + session.forming;
         let connect = || -> io::Result<TcpStream> {
-            let mut stream = TcpStream::connect_timeout(&leader, session.deadline)?;
+            let mut stream = TcpStream::connect_timeout(&leader, session.forming)?;
             prepare(&stream, session)?;
             stream.write_all(&hello(rank, session))?;
             let mut answer = [0; HELLO];
@@ -102,15 +104,9 @@ impl Tcp {
         }
     }
 
-    /// Ends the collective from any thread: a rank that waits in it returns with an error.
-    pub fn abort(&self) {
-        for stream in &self.closers {
-            // a connection that is closed already is what we want
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
     fn new(rank: usize, session: Session, peers: Vec<TcpStream>) -> Result<Self, Error> {
+        let patient = |peer: &TcpStream| peer.set_read_timeout(Some(session.silence));
+        peers.iter().try_for_each(patient).map_err(Error::Connection)?;
         let closers = peers.iter().map(TcpStream::try_clone).collect::<io::Result<_>>().map_err(Error::Connection)?;
         Ok(Self { rank, session, peers: Mutex::new(peers), closers })
     }
@@ -173,6 +169,13 @@ impl Collective for Tcp {
             0 => self.lead_broadcast(own, root),
             _ => own.map_or_else(empty, Ok).and_then(|own| self.ask_leader(&own)),
         })
+    }
+
+    fn abort(&self) {
+        for stream in &self.closers {
+            // a connection that is closed already is what we want
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -244,20 +247,19 @@ fn hello(rank: usize, session: Session) -> [u8; HELLO] {
 fn prepare(stream: &TcpStream, session: Session) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(session.deadline))?;
-    stream.set_write_timeout(Some(session.deadline))
+    stream.set_read_timeout(Some(session.forming))?;
+    stream.set_write_timeout(Some(session.silence))
 }
 
 /// Reads a hello and answers it; `None` for a stranger.
 fn welcome(mut stream: TcpStream, session: Session) -> Option<(usize, TcpStream)> {
     prepare(&stream, session).ok()?;
     // a stranger that connects and says nothing must not hold up the others
-    stream.set_read_timeout(Some(session.deadline.min(Duration::from_millis(200)))).ok()?;
+    stream.set_read_timeout(Some(session.forming.min(Duration::from_millis(200)))).ok()?;
     let mut bytes = [0; HELLO];
     stream.read_exact(&mut bytes).ok()?;
     let rank = (1..session.world_size).find(|&rank| bytes == hello(rank, session))?;
     stream.write_all(&hello(0, session)).ok()?;
-    stream.set_read_timeout(Some(session.deadline)).ok()?;
     Some((rank, stream))
 }
 

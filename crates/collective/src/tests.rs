@@ -1,6 +1,8 @@
 //! Sums in rank order, broadcasts, and ranks that leave.
 
+use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 
@@ -73,4 +75,28 @@ fn a_rank_that_leaves_frees_those_that_wait() {
 fn shapes_that_differ_are_an_error_not_a_hang() {
     let got = on_each_rank(2, |rank| rank.all_reduce(tensor(&vec![0.0; rank.rank() + 1])).map(drop).is_err());
     assert_eq!(got, vec![true, true]);
+}
+
+#[test]
+fn a_seat_is_taken_in_one_collective_after_another() {
+    let seats: Vec<Seat> = (0..2).map(|rank| Seat::new(rank, 2)).collect();
+    let sum = |seat: &Seat| seat.all_reduce(tensor(&[1.0])).map(|sum| sum.to_vec1::<f32>().unwrap());
+    assert!(matches!(sum(&seats[1]), Err(Error::RankLeft { rank: 1 })), "nobody sits there yet");
+    for _ in 0..3 {
+        for (seat, end) in seats.iter().zip(threads(2)) {
+            seat.take(Arc::new(end));
+        }
+        thread::scope(|scope| {
+            let other = scope.spawn(|| sum(&seats[1]));
+            assert_eq!(sum(&seats[0]).unwrap(), [2.0]);
+            assert_eq!(other.join().unwrap().unwrap(), [2.0]);
+            // rank 1 waits for rank 0, which never comes
+            let waiting = scope.spawn(|| sum(&seats[1]));
+            thread::sleep(Duration::from_millis(20));
+            seats[0].abort();
+            assert!(matches!(waiting.join().unwrap(), Err(Error::RankLeft { rank: 0 })));
+        });
+        assert!(sum(&seats[0]).is_err());
+        assert!(sum(&seats[1]).is_err());
+    }
 }

@@ -44,6 +44,9 @@ impl Threads {
     /// Waits until every rank has brought something, and returns all of it in rank order.
     fn meet(&self, tensor: Option<Tensor>) -> Result<Arc<[Option<Tensor>]>, Error> {
         let mut state = self.meeting.lock();
+        if let Some(rank) = state.left {
+            return Err(Error::RankLeft { rank });
+        }
         let round = state.round;
         state.given[self.rank] = tensor;
         state.arrived += 1;
@@ -93,11 +96,15 @@ impl Collective for Threads {
         let nothing = Error::NothingToBroadcast { root, world_size: given.len() };
         given.get(root).cloned().flatten().ok_or(nothing)
     }
+
+    fn abort(&self) {
+        self.meeting.lock().left.get_or_insert(self.rank);
+        self.meeting.changed.notify_all();
+    }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.meeting.lock().left.get_or_insert(self.rank);
-        self.meeting.changed.notify_all();
+        self.abort();
     }
 }

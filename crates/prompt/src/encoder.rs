@@ -2,10 +2,12 @@
 //! the limit. Each conversation has a result of its own; one that fails does not take the others with it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use aho_corasick::AhoCorasick;
 use minijinja::Value;
 
+use crate::cache::Cache;
 use crate::config::{Config, Sources, TemplateSource};
 use crate::input::{Input, Message, Role};
 use crate::template::{self, Template};
@@ -80,7 +82,19 @@ pub struct Batch {
     /// Bytes of text that went through the tokenizer: of a group's common head only those of the first conversation,
     /// where it ends behind an added token. What follows that token in the prompt is tokenized with each response.
     pub tokenized_bytes: usize,
+    /// Tokens of the first conversation, as it is after the BOS rule, that come from its prompt; 0 if nobody knows.
+    pub prompt: usize,
 }
+
+/// The ids of texts before the BOS rule, how many bytes were tokenized for them, and how many ids their head has.
+struct Tokenized {
+    ids: Vec<Result<Vec<u32>, ItemError>>,
+    bytes: usize,
+    head: usize,
+}
+
+/// Shorter heads, in bytes, are not worth a place in the cache.
+const SHORTEST_PROMPT: usize = 128;
 
 /// Turns conversations into token ids for one model. Shared by reference; every method may run in any number of threads.
 pub struct Encoder {
@@ -89,6 +103,20 @@ pub struct Encoder {
     source: Option<TemplateSource>,
     control: Option<AhoCorasick>,
     vocab_size: Option<u32>,
+    cache: Option<Cache>,
+}
+
+// === impl Bos ===
+
+impl Bos {
+    /// How many tokens a head has after the rule was applied.
+    fn applied_to(self, head: usize) -> usize {
+        match self {
+            Self::Added => head + 1,
+            Self::Deduplicated { removed } => head.saturating_sub(removed),
+            Self::Kept | Self::NotUsed | Self::AsGiven => head,
+        }
+    }
 }
 
 // === impl Encoder ===
@@ -101,7 +129,19 @@ impl Encoder {
         let template = Template::new(&config, sources.date)?;
         let (text, source) = config.template.unzip();
         let control = strict::control_tokens(&tokenizer, text.as_deref());
-        Ok(Self { tokenizer, template, source, control, vocab_size: sources.vocab_size })
+        Ok(Self { tokenizer, template, source, control, vocab_size: sources.vocab_size, cache: None })
+    }
+
+    /// The same encoder, which keeps the ids of prompts that it has seen in so many bytes of memory; 0 for none. The ids
+    /// it gives are the same.
+    #[must_use]
+    pub fn with_cache(self, bytes: usize) -> Self {
+        Self { cache: (bytes > 0).then(|| Cache::new(bytes)), ..self }
+    }
+
+    /// How often a prompt was found in the cache, and how often it was not.
+    pub fn cache_hits_and_misses(&self) -> (u64, u64) {
+        self.cache.as_ref().map_or((0, 0), Cache::hits_and_misses)
     }
 
     /// What happens in front of a text.
@@ -129,15 +169,20 @@ impl Encoder {
         if let Input::TokenIds(ids) = input {
             let item = if ids.is_empty() { Err(ItemError::Empty("input_ids")) } else { Ok(ids.clone()) };
             let item = item.and_then(|ids| self.finish(ids, Bos::AsGiven, options));
-            return Batch { items: vec![item], tokenized_bytes: 0 };
+            return Batch { items: vec![item], tokenized_bytes: 0, prompt: 0 };
         }
         let strict = options.strict_special_tokens && !matches!(input, Input::Text(_));
-        let (ids, tokenized_bytes) = self.tokenize(self.texts(input, strict), strict);
+        let Tokenized { ids, bytes, head } = self.tokenize(self.texts(input, strict), strict);
         let finish = |ids| {
             let (ids, bos) = self.apply_bos(ids);
             self.finish(ids, bos, options)
         };
-        Batch { items: ids.into_iter().map(|ids| ids.and_then(finish)).collect(), tokenized_bytes }
+        let items: Vec<_> = ids.into_iter().map(|ids| ids.and_then(finish)).collect();
+        let prompt = match items.first() {
+            Some(Ok(Encoded { bos, truncated_from: None, .. })) if head > 0 => bos.applied_to(head),
+            _ => 0,
+        };
+        Batch { items, tokenized_bytes: bytes, prompt }
     }
 
     fn texts<'a>(&self, input: &'a Input, strict: bool) -> Vec<Result<Cow<'a, str>, ItemError>> {
@@ -187,32 +232,38 @@ impl Encoder {
         template::message_value(&message.fields().iter().map(marked).collect())
     }
 
-    /// The ids of each text, and how many bytes were tokenized for them. Only texts rendered for strict mode can hold
-    /// markers: elsewhere those characters are a client's own.
-    fn tokenize(
-        &self,
-        texts: Vec<Result<Cow<'_, str>, ItemError>>,
-        strict: bool,
-    ) -> (Vec<Result<Vec<u32>, ItemError>>, usize) {
+    /// Only texts rendered for strict mode can hold markers: elsewhere those characters are a client's own.
+    fn tokenize(&self, texts: Vec<Result<Cow<'_, str>, ItemError>>, strict: bool) -> Tokenized {
         let is_marked = |text: &str| strict && strict::is_marked(text);
         let good: Vec<&str> = texts.iter().flatten().map(AsRef::as_ref).collect();
-        let head = match good.as_slice() {
-            [first, _, ..] if !good.iter().any(|text| is_marked(text)) => &first[..self.tokenizer.shared_head(&good)],
-            _ => "",
+        let head = if good.iter().any(|text| is_marked(text)) { "" } else { self.head(&good) };
+        let (head_ids, mut bytes) = match &self.cache {
+            Some(cache) if head.len() >= SHORTEST_PROMPT => cache.get_or(head, || self.tokenizer.encode(head)),
+            _ => (self.tokenizer.encode(head).map(Arc::from), head.len()),
         };
-        let mut bytes = head.len();
-        let head_ids = self.tokenizer.encode(head);
         let mut tokenize = |text: &str| {
             bytes += text.len() - head.len();
             if is_marked(text) {
                 return strict::encode(&self.tokenizer, text);
             }
             let tail = self.tokenizer.encode(&text[head.len()..])?;
-            Ok([head_ids.as_ref().map_err(Clone::clone)?.as_slice(), &tail].concat())
+            Ok([&**head_ids.as_ref().map_err(Clone::clone)?, &tail].concat())
         };
         let ids =
             texts.iter().map(|text| text.as_ref().map_err(Clone::clone).and_then(|text| tokenize(text))).collect();
-        (ids, bytes)
+        Tokenized { ids, bytes, head: head_ids.as_ref().map_or(0, |ids| ids.len()) }
+    }
+
+    /// What is tokenized for itself: what several texts share; of one text its prompt, if that can be kept.
+    fn head<'a>(&self, texts: &[&'a str]) -> &'a str {
+        match texts {
+            [only] if self.cache.is_some() => {
+                let head = &only[..self.tokenizer.prompt_head(only)];
+                if head.len() >= SHORTEST_PROMPT { head } else { "" }
+            }
+            [first, _, ..] => &first[..self.tokenizer.shared_head(texts)],
+            _ => "",
+        }
     }
 
     fn apply_bos(&self, mut ids: Vec<u32>) -> (Vec<u32>, Bos) {

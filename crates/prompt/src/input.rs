@@ -91,6 +91,11 @@ impl Message {
         self.role
     }
 
+    /// Bytes of its content.
+    pub fn bytes(&self) -> usize {
+        self.fields.get("content").and_then(Value::as_str).map_or(0, str::len)
+    }
+
     pub(crate) fn fields(&self) -> &Map<String, Value> {
         &self.fields
     }

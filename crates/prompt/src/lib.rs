@@ -20,8 +20,10 @@
 //! - **Special tokens inside content** (`<end_of_turn>` in a user's text) become the special token, as in Hugging Face.
 //!   [`Options::strict_special_tokens`] makes them plain text; see there for the exact meaning.
 //! - **Groups.** A prompt's tokens are computed once and joined to each response where that provably changes nothing:
-//!   behind an added token, see [`Batch::tokenized_bytes`].
+//!   behind an added token, see [`Batch::tokenized_bytes`]. An encoder [with a cache](Encoder::with_cache) does the same
+//!   for conversations that share a prompt and come one by one.
 
+mod cache;
 mod config;
 mod encoder;
 mod error;

@@ -40,10 +40,17 @@ pub(crate) struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bos: BosRule,
     /// Finds the added tokens as the tokenizer does; `None` where cutting behind them is not proven safe.
-    cuts: Option<AhoCorasick>,
+    cuts: Option<Cuts>,
     added: Vec<AddedToken>,
     added_text: HashSet<String>,
     newline: Vec<u32>,
+}
+
+/// Finds the added tokens of a text.
+struct Cuts {
+    search: AhoCorasick,
+    /// For each of its patterns whether the token is special.
+    special: Vec<bool>,
 }
 
 // === impl BosRule ===
@@ -159,13 +166,29 @@ impl Tokenizer {
     pub(crate) fn shared_head(&self, texts: &[&str]) -> usize {
         let (Some(cuts), Some((first, others))) = (&self.cuts, texts.split_first()) else { return 0 };
         let common = others.iter().map(|other| common_prefix(first, other)).min().unwrap_or(0);
-        let ends = |text| cuts.find_iter(text).map(|found| found.end()).take_while(|end| *end <= common);
+        let ends = |text| cuts.search.find_iter(text).map(|found| found.end()).take_while(|end| *end <= common);
         let mut shared: Vec<usize> = ends(*first).collect();
         for other in others {
             let ends: HashSet<usize> = ends(*other).collect();
             shared.retain(|end| ends.contains(end));
         }
         shared.last().copied().unwrap_or(0)
+    }
+
+    /// The length in bytes of the head of a text that ends with the last special token that has text of its own behind
+    /// it: in a conversation, what comes before the last turn. Such a head can be encoded for itself, as with
+    /// [`Tokenizer::shared_head`]. 0 if there is none.
+    pub(crate) fn prompt_head(&self, text: &str) -> usize {
+        let Some(Cuts { search, special }) = &self.cuts else { return 0 };
+        let (mut head, mut last) = (0, 0);
+        let is_special = |found: &aho_corasick::Match| special.get(found.pattern().as_usize()) == Some(&true);
+        for found in search.find_iter(text).filter(is_special) {
+            if !text[last..found.start()].trim().is_empty() {
+                head = last;
+            }
+            last = found.end();
+        }
+        if text[last..].trim().is_empty() { head } else { last }
     }
 }
 
@@ -225,7 +248,7 @@ fn bos_rule(inner: &tokenizers::Tokenizer, config: &Config) -> Result<BosRule, E
 /// A search that finds what the tokenizer cuts at, if cutting there is safe: no token swallows whitespace or looks at
 /// the characters around it, and no pre-tokenizer treats the start of the whole text in its own way (a metaspace that
 /// is put in front of the first word only is the one that does).
-fn cuts(inner: &tokenizers::Tokenizer, added: &[AddedToken]) -> Option<AhoCorasick> {
+fn cuts(inner: &tokenizers::Tokenizer, added: &[AddedToken]) -> Option<Cuts> {
     let raw: Vec<_> = added.iter().filter(|token| !token.normalized).collect();
     let plain = |token: &&AddedToken| !(token.lstrip || token.rstrip || token.single_word);
     let pre_tokenizer = serde_json::to_string(&inner.get_pre_tokenizer()).ok()?;
@@ -233,7 +256,8 @@ fn cuts(inner: &tokenizers::Tokenizer, added: &[AddedToken]) -> Option<AhoCorasi
         return None;
     }
     let texts = raw.iter().map(|token| token.content.as_str());
-    AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts).ok()
+    let search = AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts).ok()?;
+    Some(Cuts { search, special: raw.iter().map(|token| token.special).collect() })
 }
 
 #[cfg(test)]

@@ -1,7 +1,21 @@
 //! The wire contract as Rust types, generated from `proto/`.
 
+pub use prost::Message;
+
 /// The public promise: `proto/assay/v1`.
 #[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated; the documentation is in the protocol")]
 pub mod v1 {
     tonic::include_proto!("assay.v1");
 }
+
+/// The inner protocol: `proto/assay/shard/v1`.
+pub mod shard {
+    /// Version 1 of the package.
+    #[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated; the documentation is in the protocol")]
+    pub mod v1 {
+        tonic::include_proto!("assay.shard.v1");
+    }
+}
+
+/// All protocols, as an encoded set of file descriptors: what reflection serves.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

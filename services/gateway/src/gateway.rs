@@ -1,369 +1,173 @@
-//! The gateway of one model: events in, actions out.
+//! A gateway: started once, to know its replicas; then serving clients, until it is told to end.
 
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use crate::admission::{Admission, DrainRate, Size};
-use crate::ledger::{Freed, Ledger, Piece};
-use crate::queue::FairQueue;
-use crate::request::Cut;
-use crate::routing::Fleet;
-use crate::{
-    Action, Announcement, Answer, Disagreement, Event, Expected, Failure, Limits, PieceId, Refusal, ReplicaId, Reply,
-    Request, RequestId, Routing, Score, TenantId, Time, add_up,
-};
+use discovery::Registry;
+use proto::v1::reward_service_server::RewardServiceServer;
+use service::Network;
+use service::net::Listener;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::service::Routes;
+use tonic::transport::Server;
 
-/// What a gateway is set to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
-    /// How much it holds at most.
-    pub limits: Limits,
-    /// How it chooses replicas.
-    pub routing: Routing,
-    /// How often a piece is sent before it is given up; at least once.
-    pub attempts: u32,
-    /// The tokens of a step, as long as no replica has said what its are.
-    pub step_tokens: u64,
-}
+use crate::core::{Gateway as Core, Settings};
+use crate::frontend::{Frontend, Model, Rewards};
+use crate::observer::{Observer, Roster};
+use crate::options::{ServedModel, ServiceOptions};
+use crate::replicas::{self, Setting};
+use crate::runner::Runner;
+use crate::tokenizers::Tokenizers;
 
-/// Admits requests, queues them, sends them to replicas and answers them.
-#[derive(Debug)]
+/// A gateway that knows its replicas. It ends, and lets go of them, when it is dropped.
 pub struct Gateway {
-    settings: Settings,
-    admission: Admission,
-    queue: FairQueue,
-    ledger: Ledger,
-    fleet: Fleet,
-    rate: DrainRate,
-    discarded: u64,
-    retried: u64,
+    frontend: Arc<Frontend>,
+    observer: Observer,
+    max_message_bytes: usize,
+    drain_timeout: Duration,
+    _stop: DropGuard,
 }
 
-/// How a gateway is doing.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stats {
-    /// Requests that are not answered.
-    pub requests: usize,
-    /// Conversations that are not answered.
-    pub conversations: u64,
-    /// Tokens that are held for them.
-    pub tokens: u64,
-    /// Of these, tokens that wait for credits.
-    pub waiting_tokens: u64,
-    /// Pieces that wait for credits.
-    pub waiting_pieces: usize,
-    /// Tokens that replicas have and have not answered.
-    pub sent_tokens: u64,
-    /// Credits of all replicas that are not used.
-    pub credits: i64,
-    /// Tokens computed a second, while there was something to compute.
-    pub tokens_per_second: Option<f64>,
-    /// Answers that nobody waited for, since the start.
-    pub discarded: u64,
-    /// Pieces that were sent again, since the start.
-    pub retried: u64,
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is nothing to serve.
+    #[error("no model is served")]
+    NoModels,
+    /// Two models have the same name.
+    #[error("two models are called {0:?}")]
+    SameName(String),
+    /// A model has no name, or takes no tokens.
+    #[error("the model {0:?} has no name, or takes no tokens")]
+    Model(String),
+    /// The threads that tokenize did not start.
+    #[error("the threads that tokenize did not start: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
 }
+
+/// Why a gateway does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The transport failed.
+    #[error(transparent)]
+    Transport(#[from] tonic::transport::Error),
+    /// Reflection does not know its own protocol.
+    #[error(transparent)]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// How long connections may take to close after everything on them was answered or given up.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 // === impl Gateway ===
 
 impl Gateway {
-    /// A gateway with nothing in it.
-    pub fn new(settings: Settings) -> Self {
-        Self {
-            settings,
-            admission: Admission::new(settings.limits),
-            queue: FairQueue::default(),
-            ledger: Ledger::default(),
-            fleet: Fleet::new(settings.routing),
-            rate: DrainRate::default(),
-            discarded: 0,
-            retried: 0,
-        }
-    }
-
-    /// Takes in what happens at `now`, which never goes back, and says what to do, in this order.
-    #[must_use]
-    pub fn handle(&mut self, now: Time, event: Event) -> Vec<Action> {
-        let mut actions = Vec::new();
-        self.rate.advance(now, self.fleet.tokens() > 0);
-        self.expire(now, &mut actions);
-        match event {
-            Event::Admit(request) => self.admit(now, &request, &mut actions),
-            Event::Cancel(request) => drop(self.drop_request(now, request, &mut actions)),
-            Event::Serve(versions) => self.fleet.serve(versions),
-            Event::Joined(announced) => self.join(now, announced, &mut actions),
-            Event::Draining { replica, epoch } => self.fleet.drain(replica, epoch),
-            Event::Left { replica, epoch } => self.leave(now, replica, epoch, &mut actions),
-            Event::Granted { replica, epoch, tokens } => self.fleet.grant(now, replica, epoch, tokens),
-            Event::Answered { replica, epoch, answers } => match self.fleet.alive(replica, epoch).cloned() {
-                Some(from) => self.answered(now, &from, answers, &mut actions),
-                None => self.discarded += answers.len() as u64,
-            },
-            Event::Tick => {}
-        }
-        self.send(now, &mut actions);
-        actions
-    }
-
-    /// When to call with a [`Event::Tick`] if nothing happens before.
-    pub fn wakes_at(&self, now: Time) -> Option<Time> {
-        self.ledger.next_deadline().into_iter().chain(self.fleet.wakes_at(now)).min()
-    }
-
-    /// How it is doing.
-    pub fn stats(&self) -> Stats {
-        let Size { tokens, conversations } = self.admission.held();
-        Stats {
-            requests: self.ledger.requests(),
-            conversations,
-            tokens,
-            waiting_tokens: self.queue.tokens(),
-            waiting_pieces: self.queue.len(),
-            sent_tokens: self.fleet.tokens(),
-            credits: self.fleet.balance(),
-            tokens_per_second: self.rate.per_second(),
-            discarded: self.discarded,
-            retried: self.retried,
-        }
-    }
-
-    /// Tokens that wait, by tenant.
-    pub fn waiting(&self) -> impl Iterator<Item = (&TenantId, u64)> {
-        self.queue.by_tenant()
-    }
-
-    fn step_tokens(&self) -> u64 {
-        self.fleet.step_tokens().unwrap_or(self.settings.step_tokens)
-    }
-
-    // --- requests ---
-
-    fn admit(&mut self, now: Time, request: &Request, actions: &mut Vec<Action>) {
-        match self.check(now, request) {
-            Ok((cuts, size)) => {
-                self.admission.hold(&request.tenant, size);
-                let share = request.share();
-                for (piece, tokens) in self.ledger.open(now, request, cuts) {
-                    self.queue.push(piece, &share, tokens);
-                }
+    /// Starts to follow the replicas of these models.
+    ///
+    /// # Errors
+    /// If the options cannot work.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(options: ServiceOptions, registry: Registry, network: Network) -> Result<Self, StartError> {
+        let stop = CancellationToken::new();
+        let (roster, tenants) = (Roster::default(), Arc::new(options.tenants));
+        let tokenizers = Tokenizers::new(options.tokenizer_threads)?;
+        let (mut models, mut followed) = (BTreeMap::new(), HashMap::new());
+        let cache = options.prompt_cache_bytes / options.models.len().max(1);
+        for served in options.models {
+            let ServedModel { name, encoder, max_length, vocab, text_digest } = served;
+            if name.is_empty() || max_length == 0 {
+                return Err(StartError::Model(name));
             }
-            Err(refusal) => actions.push(Action::Refuse { request: request.id, refusal }),
-        }
-    }
-
-    fn check(&self, now: Time, request: &Request) -> Result<(Vec<Cut>, Size), Refusal> {
-        if self.ledger.knows(request.id) {
-            return Err(Refusal::Duplicate);
-        }
-        request.check(self.admission.limits().longest)?;
-        let cuts = request.cut(self.step_tokens());
-        let tokens = cuts.iter().map(|cut| cut.tokens).sum();
-        let size = Size { tokens, conversations: request.conversations() };
-        self.admission.check(&request.tenant, size, &self.rate)?;
-        self.check_deadline(now, request, tokens)?;
-        Ok((cuts, size))
-    }
-
-    /// Refuses a request that will not be answered in time, as far as can be told. With nothing before it, it may try.
-    fn check_deadline(&self, now: Time, request: &Request, tokens: u64) -> Result<(), Refusal> {
-        let left = request.deadline.since(now);
-        if left.is_zero() {
-            return Err(Refusal::Deadline { left, wait: Duration::ZERO, retry_after: None });
-        }
-        let sent = self.fleet.tokens();
-        let all = sent + self.queue.tokens();
-        let late = |tokens: u64| self.rate.time_for(tokens as f64).filter(|&wait| wait > left);
-        if all == 0 || late(all + tokens).is_none() {
-            return Ok(());
-        }
-        let before = sent.saturating_add(self.queue.ahead_of(&request.share(), tokens, self.step_tokens() / 2));
-        match late(before) {
-            None => Ok(()),
-            Some(wait) => {
-                let possible = late(tokens).is_none();
-                Err(Refusal::Deadline { left, wait, retry_after: possible.then(|| wait.saturating_sub(left)) })
+            let mut settings: Settings = options.settings;
+            settings.limits.longest = max_length as u64;
+            let (runner, handle) = Runner::new(name.as_str().into(), Core::new(settings), Arc::clone(&tenants));
+            tokio::spawn(runner.run());
+            let text_digest = text_digest.into();
+            let runner = handle.clone();
+            followed.insert(name.clone(), replicas::Model { runner, text_digest, vocab, max_length });
+            let encoder = encoder.with_cache(cache);
+            let model = Arc::new(Model { name: name.clone(), encoder, max_length, runner: handle });
+            if models.insert(name.clone(), model).is_some() {
+                return Err(StartError::SameName(name));
             }
         }
+        if models.is_empty() {
+            return Err(StartError::NoModels);
+        }
+        let watchers = models.iter().map(|(name, model)| (name.clone(), (model.runner.watcher(), model.max_length)));
+        let observer = Observer::new(watchers.collect(), roster.clone());
+        let setting = Setting {
+            name: options.name,
+            protocol: options.protocol,
+            models: followed,
+            network,
+            roster: roster.clone(),
+            stop: stop.clone(),
+        };
+        tokio::spawn(replicas::follow(registry, Arc::new(setting)));
+        let frontend = Frontend {
+            models,
+            tokenizers,
+            tenants,
+            roster,
+            default_timeout: options.default_timeout,
+            stream_items: options.stream_items.max(1),
+            lanes: AtomicU64::new(0),
+        };
+        Ok(Self {
+            frontend: Arc::new(frontend),
+            observer,
+            max_message_bytes: options.max_message_bytes,
+            drain_timeout: options.drain_timeout,
+            _stop: stop.drop_guard(),
+        })
     }
 
-    fn expire(&mut self, now: Time, actions: &mut Vec<Action>) {
-        while let Some(request) = self.ledger.expired(now) {
-            let answers = self.drop_request(now, request, actions);
-            actions.extend(answers);
-        }
-        for (replica, epoch) in self.fleet.stalled(now) {
-            actions.push(Action::Disconnect { replica, epoch });
-            self.leave(now, replica, epoch, actions);
-        }
+    /// The window to it.
+    pub fn observer(&self) -> Observer {
+        self.observer.clone()
     }
 
-    /// Takes a request out of everything, and says what it would have to hear.
-    fn drop_request(&mut self, now: Time, request: RequestId, actions: &mut Vec<Action>) -> Vec<Action> {
-        let mut answers = Vec::new();
-        for piece in self.ledger.pieces_of(request) {
-            let Some(freed) = self.remove(now, piece, &Failure::DeadlineExceeded) else { continue };
-            match freed.sent {
-                None => self.queue.remove(piece, &freed.share),
-                Some((replica, _)) => actions.extend(self.fleet.epoch(replica).map(|epoch| Action::Withdraw {
-                    replica,
-                    epoch,
-                    tag: freed.tag,
-                })),
-            }
-            answers.extend(freed.outcomes.into_iter().map(Action::Answer));
+    /// Serves clients beside `others` (health, say) until `shutdown`. Then it accepts nothing more, finishes what it has
+    /// accepted as long as the drain timeout allows, and ends.
+    ///
+    /// # Errors
+    /// If the transport fails.
+    pub async fn serve(
+        &self,
+        mut server: Server,
+        others: Routes,
+        incoming: Listener,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServeError> {
+        let ended = CancellationToken::new();
+        let frontend = Arc::clone(&self.frontend);
+        let rewards = Rewards { frontend, ending: shutdown.clone(), ended: ended.clone() };
+        let rewards = RewardServiceServer::new(rewards)
+            .max_decoding_message_size(self.max_message_bytes)
+            .max_encoding_message_size(usize::MAX);
+        let reflection =
+            || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS);
+        let routes = others
+            .add_service(rewards)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?);
+        let signal = shutdown.clone().cancelled_owned();
+        let mut serving = Box::pin(server.add_routes(routes).serve_with_incoming_shutdown(incoming, signal));
+        let late = async {
+            shutdown.cancelled().await;
+            sleep(self.drain_timeout).await;
+        };
+        tokio::select! {
+            served = &mut serving => return Ok(served?),
+            () = late => tracing::warn!("what was accepted is not finished in time, and is given up"),
         }
-        answers
-    }
-
-    /// Takes a piece out of the books.
-    fn remove(&mut self, now: Time, piece: PieceId, failure: &Failure) -> Option<Freed> {
-        let freed = self.ledger.remove(now, piece, failure)?;
-        self.admission.release(&freed.share.tenant, freed.size);
-        if let Some((replica, tokens)) = freed.sent {
-            self.fleet.closed(replica, tokens);
-        }
-        Some(freed)
-    }
-
-    // --- replicas ---
-
-    fn join(&mut self, now: Time, announced: Announcement, actions: &mut Vec<Action>) {
-        if self.fleet.is_past(&announced) {
-            return;
-        }
-        if let Some(epoch) = self.fleet.epoch(announced.replica) {
-            self.leave(now, announced.replica, epoch, actions);
-        }
-        self.fleet.join(now, announced);
-    }
-
-    fn leave(&mut self, now: Time, replica: ReplicaId, epoch: u64, actions: &mut Vec<Action>) {
-        if self.fleet.alive(replica, epoch).is_none() {
-            return;
-        }
-        let pieces = self.ledger.sent_to(replica);
-        if !pieces.is_empty() {
-            self.fleet.failed(now, replica);
-        }
-        for piece in pieces {
-            self.settle(now, piece, true, actions);
-        }
-        self.fleet.leave(replica);
-    }
-
-    fn answered(&mut self, now: Time, from: &Announcement, answers: Vec<Answer>, actions: &mut Vec<Action>) {
-        let (mut scored, mut failed) = (false, false);
-        for Answer { tag, conversation, reply } in answers {
-            if !self.ledger.expects(from.replica, tag, conversation) {
-                self.discarded += 1;
-                continue;
-            }
-            match judge(from, reply) {
-                Ok(score) => {
-                    scored = true;
-                    // what this replica can compute was the fault of the one that could not
-                    let before = self.ledger.not_finite_at(tag.piece, conversation);
-                    if let Some(before) = before.filter(|before| *before != from.replica) {
-                        self.fleet.failed(now, before);
-                    }
-                    self.answer(now, (tag.piece, conversation), Ok(score), actions);
-                }
-                Err(failure) => {
-                    failed |= self.is_to_blame(from, &failure);
-                    let not_finite = failure == Failure::Disagreement(Disagreement::NotFinite);
-                    // the same weights make the same bits: a second opinion is enough
-                    let attempts = if not_finite { self.settings.attempts.min(2) } else { self.settings.attempts };
-                    if tag.attempt < attempts {
-                        self.ledger.failed(tag.piece, conversation, not_finite);
-                    } else {
-                        self.answer(now, (tag.piece, conversation), Err(failure), actions);
-                    }
-                }
-            }
-            self.settle(now, tag.piece, false, actions);
-        }
-        match (failed, scored) {
-            (true, _) => self.fleet.failed(now, from.replica),
-            (false, true) => self.fleet.succeeded(from.replica),
-            (false, false) => {}
-        }
-        self.fleet.made_progress(now, from.replica);
-    }
-
-    /// Whether a failure speaks against the replica.
-    fn is_to_blame(&mut self, replica: &Announcement, failure: &Failure) -> bool {
-        match failure {
-            Failure::Unavailable => {
-                self.fleet.drain(replica.replica, replica.epoch);
-                false
-            }
-            // all ranks agree: more likely the weights
-            Failure::Disagreement(Disagreement::NotFinite) => false,
-            _ => true,
-        }
-    }
-
-    fn answer(
-        &mut self,
-        now: Time,
-        conversation: (PieceId, usize),
-        result: Result<Score, Failure>,
-        actions: &mut Vec<Action>,
-    ) {
-        let computed = result.is_ok();
-        let Some(freed) = self.ledger.answer(now, conversation, result) else { return };
-        self.admission.release(&freed.share.tenant, freed.size);
-        if computed {
-            self.rate.record(freed.size.tokens);
-        }
-        actions.extend(freed.outcomes.into_iter().map(Action::Answer));
-    }
-
-    /// Decides what becomes of a piece of which a replica has nothing more to say: done, again, or given up.
-    fn settle(&mut self, now: Time, id: PieceId, gone: bool, actions: &mut Vec<Action>) {
-        let Some((replica, tokens)) = self.ledger.take_back(id, gone) else { return };
-        self.fleet.closed(replica, tokens);
-        let (Some(piece), Some(share)) = (self.ledger.piece(id), self.ledger.share(id)) else { return };
-        let rest = piece.size();
-        if rest.conversations == 0 {
-            self.rate.record(rest.tokens);
-        } else if piece.attempts() < self.settings.attempts {
-            self.retried += 1;
-            self.queue.put_back(id, share, rest.tokens);
-            return;
-        }
-        // what the replica spoke about and may not be sent again has been answered
-        if let Some(freed) = self.remove(now, id, &Failure::Unavailable) {
-            actions.extend(freed.outcomes.into_iter().map(Action::Answer));
-        }
-    }
-
-    /// Sends what has its turn, as long as somebody has room for it.
-    fn send(&mut self, now: Time, actions: &mut Vec<Action>) {
-        // half a step, so that a piece of a huge request is a turn
-        let turn = self.step_tokens() / 2;
-        while let Some(id) = self.queue.first() {
-            let Some(wanted) = self.ledger.piece(id).map(Piece::wanted) else { return };
-            let Some(replica) = self.fleet.choose(now, wanted) else { return };
-            let Some(epoch) = self.fleet.epoch(replica) else { return };
-            let Some(dispatch) = self.ledger.send(now, id, replica) else { return };
-            self.queue.pop(turn);
-            self.fleet.sent(now, replica, wanted);
-            actions.push(Action::Send { replica, epoch, dispatch });
-        }
+        ended.cancel();
+        Ok(timeout(LAST_WORDS, serving).await.unwrap_or(Ok(()))?)
     }
 }
-
-/// The score that a replica's reply makes, or why it makes none.
-fn judge(from: &Announcement, reply: Reply) -> Result<Score, Failure> {
-    let partials = match reply {
-        Reply::Partials(partials) => partials,
-        Reply::Failed(problem) => return Err(Failure::Replica(problem)),
-        Reply::Declined => return Err(Failure::Unavailable),
-    };
-    let Announcement { replica, epoch, ref version, ranks, .. } = *from;
-    let (score, stamp) = add_up(Expected { ranks, generation: version.generation, epoch }, &partials)?;
-    Ok(Score { score, stamp, fingerprint: version.fingerprint.clone(), replica })
-}
-
-#[cfg(test)]
-mod tests;

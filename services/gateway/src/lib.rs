@@ -1,34 +1,32 @@
-//! Admits, queues, routes and aggregates: what a gateway decides, as functions over values.
+//! The gateway: takes conversations from clients, has them computed by replicas, and answers.
 //!
-//! [`Gateway`] is the whole of it for one model: [`Event`]s go in with the time at which they happen, [`Action`]s come
-//! out. It reads no clock, opens no connection and starts no thread, so a test can put it through any order of events.
+//! [`core`] decides, as functions over values. Around it:
 //!
-//! | module | question |
+//! | module | job |
 //! |---|---|
-//! | `request` | what is asked for, and in which pieces it travels |
-//! | `admission` | may it come in, and if not, why, and when to come back |
-//! | `queue` | whose turn is it |
-//! | `routing` | which replica has room |
-//! | `ledger` | what is where until it is answered |
-//! | `aggregate` | do the ranks agree on a score |
-//! | `gateway` | all of them together |
+//! | `gateway` | start all of it, serve clients, end |
+//! | `frontend` | the public protocol: calls and streams, from text to tokens and from outcomes to answers |
+//! | `tokenizers` | threads that render and tokenize, within bounded memory |
+//! | `runner` | a task for each model: clock, inbox and outbox of its core |
+//! | `replicas` | who is there: follow the registry, keep a line to the leader of each replica |
+//! | `status` | the one table of what a client is told |
+//! | `observer` | the one window for those who watch |
+//! | `metrics` | what is counted |
 
-mod admission;
-mod aggregate;
-mod event;
+pub mod core;
+mod frontend;
 mod gateway;
-mod ledger;
-mod queue;
-mod request;
-mod routing;
-mod time;
+mod metrics;
+mod observer;
+mod options;
+mod replicas;
+mod runner;
+mod status;
+mod tokenizers;
 
-pub use self::admission::{Limits, Refusal, Scope};
-pub use self::aggregate::{Disagreement, Expected, Partial, Stamp, add_up};
-pub use self::event::{Action, Answer, Event, Failure, Outcome, Reply, Score};
-pub use self::gateway::{Gateway, Settings, Stats};
-pub use self::ledger::Dispatch;
-pub use self::queue::Share;
-pub use self::request::{Item, LaneId, PieceId, Request, RequestId, SHORTEST_SHARE, Tag, TenantId};
-pub use self::routing::{Announcement, ReplicaId, Routing, Version};
-pub use self::time::Time;
+pub use self::gateway::{Gateway, ServeError, StartError};
+pub use self::observer::{Backlog, ModelView, Observer, Rank, ReplicaView, Role, View};
+pub use self::options::{ProtocolRange, ServedModel, ServiceOptions, TENANT_KEY, Tenants};
+
+#[cfg(test)]
+mod tests;

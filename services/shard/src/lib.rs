@@ -1,6 +1,23 @@
-//! Serves the ranks of one replica: runs steps in lockstep and adds up what the ranks computed.
+//! Serves the ranks of one replica.
+//!
+//! | module | job |
+//! |---|---|
+//! | `ranks` | threads that hold shares of the weights and compute steps |
+//! | `replica` | a whole replica in this process, for those who call it directly |
+//! | `plan` | what is computed next, who may send how much, what is overdue; as functions over values |
+//! | `leader` | what the leader of a replica does in one epoch, as a function over values |
+//! | `worker` | a process that owns ranks: claims, epochs, streams, drain |
+//! | `wire` | the inner protocol to these types and back |
 
+mod error;
+pub mod leader;
 pub mod plan;
+mod ranks;
 mod replica;
+mod wire;
+mod worker;
 
-pub use self::replica::{Disagreement, Error, Replica, ReplicaOptions, StepScores};
+pub use self::error::Error;
+pub use self::ranks::{Ranks, RanksOptions};
+pub use self::replica::{Disagreement, Replica, ReplicaOptions, Scores};
+pub use self::worker::{Patience, Worker, WorkerOptions};

@@ -32,11 +32,16 @@ fn files() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn digest(files: &[(&str, Vec<u8>)]) -> Result<Digest, Error> {
+fn directory(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     for (name, content) in files {
         std::fs::write(directory.path().join(name), content).unwrap();
     }
+    directory
+}
+
+fn digest(files: &[(&str, Vec<u8>)]) -> Result<Digest, Error> {
+    let directory = directory(files);
     locate(directory.path().to_str().unwrap(), &HubOptions::default()).unwrap().digest()
 }
 
@@ -70,6 +75,23 @@ fn every_part_matters() {
         let mut tensor = files();
         tensor[6].1[at] ^= 1;
         assert!(seen.insert(digest(&tensor).unwrap()), "byte {at}");
+    }
+}
+
+#[test]
+fn how_text_is_read_is_one_part_of_it() {
+    let text = |files: &[(&str, Vec<u8>)]| {
+        let directory = directory(files);
+        locate(directory.path().to_str().unwrap(), &HubOptions::default()).unwrap().text_digest().unwrap()
+    };
+    let same = text(&files());
+    let mut weights_differ = files();
+    weights_differ[6].1.push(0);
+    assert_eq!(text(&weights_differ), same);
+    for part in 0..5 {
+        let mut changed = files();
+        changed[part].1.push(b' ');
+        assert_ne!(text(&changed), same, "{}", changed[part].0);
     }
 }
 

@@ -40,6 +40,27 @@ pub struct Packer {
     tokens: usize,
 }
 
+// === impl PackedBatch ===
+
+impl PackedBatch {
+    /// For each sequence, the tokens that no other sequence of the batch shares with it.
+    pub fn unshared(&self) -> Vec<usize> {
+        let mut users = vec![0usize; self.segments.len()];
+        self.ends.iter().for_each(|&end| users[end] += 1);
+        for (number, segment) in self.segments.iter().enumerate().rev() {
+            if let Some(parent) = segment.parent {
+                users[parent] += users[number];
+            }
+        }
+        // what comes after a segment with one user has one user too
+        let mut own = vec![0; self.segments.len()];
+        for (number, segment) in self.segments.iter().enumerate().filter(|(number, _)| users[*number] == 1) {
+            own[number] = segment.parent.map_or(0, |parent| own[parent]) + segment.rows.len();
+        }
+        self.ends.iter().map(|&end| own[end]).collect()
+    }
+}
+
 // === impl Packer ===
 
 impl Packer {

@@ -188,3 +188,14 @@ fn a_chain_of_thousands_of_prefixes_does_not_exhaust_the_stack() {
     assert_eq!(batch.ends[0], 3984);
     assert_eq!(batch.segments[3984].position, 3999);
 }
+
+#[test]
+fn what_is_not_shared_is_counted_for_each_sequence() {
+    let sequence = |tail: &[u32]| -> Arc<[u32]> { (0..20).chain(tail.iter().copied()).collect() };
+    let mut packer = Packer::default();
+    for tail in [&[100, 101, 102][..], &[100, 200], &[300], &[300], &[]] {
+        packer.push(sequence(tail));
+    }
+    packer.push((500..509).collect());
+    assert_eq!(packer.pack().unshared(), [2, 1, 0, 0, 0, 9]);
+}

@@ -165,7 +165,7 @@ impl Run {
         if !step.is_empty() {
             self.stats.steps += 1;
             self.stats.computed_tokens += step.tokens() as u64;
-            let scores = self.replica.run(step.pack())?.scores;
+            let scores = self.replica.run(step.pack())?;
             for ((slot, tokens), score) in self.slots.drain(..).zip(scores) {
                 match &score {
                     Ok(_) => {

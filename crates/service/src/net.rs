@@ -1,0 +1,259 @@
+//! Listening and dialing: over TCP with or without TLS, or inside this process, with the same gRPC on top.
+//!
+//! An address is `host:port`; inside a process it is any name. A peer that is there and says nothing is noticed by
+//! HTTP/2 pings, so that a stream to it breaks within seconds.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tonic::transport::server::Connected;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Server, ServerTlsConfig};
+
+/// How the processes of a cluster, or the parts of one, reach each other. Clones share it.
+#[derive(Clone)]
+pub struct Network {
+    kind: Kind,
+    pings: Pings,
+}
+
+/// How a silent peer is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pings {
+    /// A ping goes out when nothing was heard for so long.
+    pub interval: Duration,
+    /// And the connection is given up when it is not answered for so long.
+    pub timeout: Duration,
+}
+
+#[derive(Clone)]
+enum Kind {
+    Tcp(Box<Secured>),
+    Memory(Arc<Mutex<HashMap<String, mpsc::Sender<DuplexStream>>>>),
+}
+
+#[derive(Clone)]
+struct Secured {
+    server: Option<ServerTlsConfig>,
+    client: Option<ClientTlsConfig>,
+}
+
+/// Connections that come in at an address. It listens until it is dropped.
+pub struct Listener {
+    accept: Accept,
+    address: String,
+}
+
+enum Accept {
+    Tcp(TcpListener),
+    Memory(mpsc::Receiver<DuplexStream>),
+}
+
+/// A connection that came in.
+pub enum Connection {
+    /// From another process.
+    Tcp(TcpStream),
+    /// From this process.
+    Memory(DuplexStream),
+}
+
+/// Connections of a process to itself that wait to be accepted.
+const BACKLOG: usize = 64;
+/// Bytes on the way inside a process.
+const BUFFER: usize = 256 * 1024;
+/// The window of a stream, and of a connection: a step's answers fit in.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+// === impl Pings ===
+
+impl Default for Pings {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(1), timeout: Duration::from_secs(2) }
+    }
+}
+
+// === impl Network ===
+
+impl Network {
+    /// Over TCP; with TLS where it is given: `server` for those who listen, `client` for those who dial.
+    pub fn tcp(server: Option<ServerTlsConfig>, client: Option<ClientTlsConfig>) -> Self {
+        Self { kind: Kind::Tcp(Box::new(Secured { server, client })), pings: Pings::default() }
+    }
+
+    /// Inside this process.
+    pub fn memory() -> Self {
+        Self { kind: Kind::Memory(Arc::default()), pings: Pings::default() }
+    }
+
+    /// With other pings.
+    #[must_use]
+    pub fn with_pings(self, pings: Pings) -> Self {
+        Self { pings, ..self }
+    }
+
+    /// Listens at an address; port 0 is any free port.
+    ///
+    /// # Errors
+    /// If the address is no address, or is taken.
+    pub async fn listen(&self, address: &str) -> io::Result<Listener> {
+        match &self.kind {
+            Kind::Tcp(_) => {
+                let listener = TcpListener::bind(address).await?;
+                let address = listener.local_addr()?.to_string();
+                Ok(Listener { accept: Accept::Tcp(listener), address })
+            }
+            Kind::Memory(listeners) => {
+                let (sender, inbox) = mpsc::channel(BACKLOG);
+                let mut listeners = listeners.lock().unwrap_or_else(PoisonError::into_inner);
+                if listeners.get(address).is_some_and(|taken| !taken.is_closed()) {
+                    return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{address} is taken")));
+                }
+                listeners.insert(address.to_owned(), sender);
+                Ok(Listener { accept: Accept::Memory(inbox), address: address.to_owned() })
+            }
+        }
+    }
+
+    /// Connects to whoever listens at an address, within `patience`.
+    ///
+    /// # Errors
+    /// If the address is no address, nobody listens there, or TLS fails.
+    pub async fn dial(&self, address: &str, patience: Duration) -> Result<Channel, tonic::transport::Error> {
+        match &self.kind {
+            Kind::Tcp(secured) => {
+                let client = &secured.client;
+                let scheme = if client.is_some() { "https" } else { "http" };
+                let mut endpoint = self.endpoint(&format!("{scheme}://{address}"), patience)?;
+                if let Some(tls) = client {
+                    endpoint = endpoint.tls_config(tls.clone())?;
+                }
+                endpoint.connect().await
+            }
+            Kind::Memory(listeners) => {
+                let listener = listeners.lock().unwrap_or_else(PoisonError::into_inner).get(address).cloned();
+                let connect = move |_| {
+                    let listener = listener.clone();
+                    async move {
+                        let (ours, theirs) = tokio::io::duplex(BUFFER);
+                        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+                        listener.ok_or_else(refused)?.send(theirs).await.map_err(|_| refused())?;
+                        Ok::<_, io::Error>(TokioIo::new(ours))
+                    }
+                };
+                let endpoint = self.endpoint("http://memory", patience)?;
+                endpoint.connect_with_connector(tower::service_fn(connect)).await
+            }
+        }
+    }
+
+    /// A server as this network wants it: TLS, pings and windows are set.
+    ///
+    /// # Errors
+    /// If TLS is not as it should be.
+    pub fn server(&self) -> Result<Server, tonic::transport::Error> {
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(self.pings.interval))
+            .http2_keepalive_timeout(Some(self.pings.timeout))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .tcp_nodelay(true);
+        match &self.kind {
+            Kind::Tcp(secured) => secured.server.iter().try_fold(server, |server, tls| server.tls_config(tls.clone())),
+            Kind::Memory(_) => Ok(server),
+        }
+    }
+
+    fn endpoint(&self, uri: &str, patience: Duration) -> Result<Endpoint, tonic::transport::Error> {
+        Ok(Endpoint::from_shared(uri.to_owned())?
+            .connect_timeout(patience)
+            .http2_keep_alive_interval(self.pings.interval)
+            .keep_alive_timeout(self.pings.timeout)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .tcp_nodelay(true))
+    }
+}
+
+// === impl Listener ===
+
+impl Listener {
+    /// Where it listens; over TCP with the port that was chosen.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl Stream for Listener {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match &mut self.accept {
+            Accept::Tcp(listener) => listener.poll_accept(context).map(|accepted| {
+                Some(accepted.and_then(|(stream, _)| {
+                    stream.set_nodelay(true)?;
+                    Ok(Connection::Tcp(stream))
+                }))
+            }),
+            Accept::Memory(inbox) => inbox.poll_recv(context).map(|stream| stream.map(Connection::Memory).map(Ok)),
+        }
+    }
+}
+
+// === impl Connection ===
+
+impl Connected for Connection {
+    type ConnectInfo = Option<SocketAddr>;
+
+    fn connect_info(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok(),
+            Self::Memory(_) => None,
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buf),
+            Self::Memory(stream) => Pin::new(stream).poll_read(context, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Memory(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Self::Memory(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Memory(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

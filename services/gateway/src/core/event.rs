@@ -1,0 +1,170 @@
+//! What happens to a gateway, and what it does about it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::core::{
+    Announcement, Disagreement, Dispatch, Partial, Refusal, ReplicaId, Request, RequestId, Stamp, Tag, Version,
+};
+
+/// Something that happens.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Somebody asks for scores.
+    Admit(Request),
+    /// Nobody waits for the answers any more.
+    Cancel(RequestId),
+    /// These versions are served from now on, and what other replicas compute is not asked for.
+    Serve(Vec<Version>),
+    /// A replica takes up work, with no credits yet. If it was there, its life before that is over.
+    Joined(Announcement),
+    /// A replica takes no more work and finishes what it has.
+    Draining {
+        /// Which.
+        replica: ReplicaId,
+        /// In which life.
+        epoch: u64,
+    },
+    /// A replica is gone, with all that it had.
+    Left {
+        /// Which.
+        replica: ReplicaId,
+        /// In which life.
+        epoch: u64,
+    },
+    /// A replica changes what may be sent to it.
+    Granted {
+        /// Which.
+        replica: ReplicaId,
+        /// In which life.
+        epoch: u64,
+        /// How many tokens more; less than none are taken back.
+        tokens: i64,
+    },
+    /// A replica answers.
+    Answered {
+        /// Which.
+        replica: ReplicaId,
+        /// In which life.
+        epoch: u64,
+        /// What it says, in any order.
+        answers: Vec<Answer>,
+    },
+    /// Time passes.
+    Tick,
+}
+
+/// What a replica says of one conversation.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The piece it came in, that time.
+    pub tag: Tag,
+    /// Its number in the item.
+    pub conversation: usize,
+    /// What became of it.
+    pub reply: Reply,
+}
+
+/// What became of a conversation on a replica.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// The ranks computed it.
+    Computed {
+        /// What each of them contributes, in any order.
+        partials: Vec<Partial>,
+        /// Tokens that were computed for this conversation alone.
+        tokens: u32,
+    },
+    /// It could not be computed.
+    Failed(String),
+    /// It was not tried: the replica is about to leave. It gets nothing more in this life.
+    Declined,
+}
+
+/// Something to be done.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Tell the client why its request does not come in. Nothing else is heard of it.
+    Refuse {
+        /// Which request.
+        request: RequestId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Send a piece to a replica.
+    Send {
+        /// Which.
+        replica: ReplicaId,
+        /// In which life.
+        epoch: u64,
+        /// What.
+        dispatch: Dispatch,
+    },
+    /// Tell a replica that nobody waits for a piece any more.
+    Withdraw {
+        /// Which.
+        replica: ReplicaId,
+        /// In which life.
+        epoch: u64,
+        /// What.
+        tag: Tag,
+    },
+    /// Give up the connection to a replica that does nothing. For the gateway it is gone until it joins again.
+    Disconnect {
+        /// Which.
+        replica: ReplicaId,
+        /// In which life.
+        epoch: u64,
+    },
+    /// Answer a conversation. Each conversation of a request that came in and was not cancelled has one answer.
+    Answer(Outcome),
+}
+
+/// The answer to a conversation.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Its request.
+    pub request: RequestId,
+    /// The number of the item in it.
+    pub item: usize,
+    /// The number of the conversation in that.
+    pub conversation: usize,
+    /// Its score, or why there is none.
+    pub result: Result<Score, Failure>,
+    /// How long it waited, until it was sent for the last time.
+    pub queued: Duration,
+    /// How long it took from there.
+    pub computed: Duration,
+}
+
+/// A score, and what it depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Score {
+    /// The raw logit, always finite.
+    pub score: f32,
+    /// The generation, epoch and step that computed it.
+    pub stamp: Stamp,
+    /// What the bits of the score depend on.
+    pub fingerprint: Arc<str>,
+    /// Tokens that were computed for this conversation alone.
+    pub tokens: u32,
+    /// Who computed it.
+    pub replica: ReplicaId,
+}
+
+/// Why a conversation of a request that came in has no score.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The deadline has passed.
+    #[error("the deadline has passed before it was computed")]
+    DeadlineExceeded,
+    /// It was sent as often as is allowed, and each time its replica went away.
+    #[error("the replicas that should have computed it went away")]
+    Unavailable,
+    /// The ranks did not agree on a score, as often as it was tried.
+    #[error(transparent)]
+    Disagreement(#[from] Disagreement),
+    /// The replicas say that it cannot be computed, as often as it was tried.
+    #[error("the replica failed: {0}")]
+    Replica(String),
+}

@@ -1,0 +1,92 @@
+//! Items of the protocol as inputs of the encoder, and what is wrong with them, by the name of the place.
+
+use prompt::{Input, ItemError, Message, Role};
+use proto::v1;
+use proto::v1::group::Prompt;
+use proto::v1::item::Input as Given;
+
+/// An item that was read.
+pub(super) struct Read {
+    /// What it is called in errors, as in `items[3]`.
+    pub(super) at: String,
+    /// Its conversations, as many as it has answers.
+    pub(super) conversations: usize,
+    /// Bytes of text that are rendered for it, about.
+    pub(super) bytes: usize,
+    pub(super) input: Result<Input, ItemError>,
+}
+
+// === impl Read ===
+
+impl Read {
+    /// Reads an item.
+    pub(super) fn new(at: String, item: v1::Item) -> Self {
+        let nothing = || ItemError::Empty("the item");
+        let (conversations, input) = match item.input {
+            None => (1, Err(nothing())),
+            Some(Given::Text(text)) => (1, Ok(Input::Text(text))),
+            Some(Given::TokenIds(ids)) => (1, Ok(Input::TokenIds(ids.ids))),
+            Some(Given::Messages(turns)) => (1, messages("messages", turns).map(Input::Messages)),
+            Some(Given::Group(group)) => (group.responses.len().max(1), read_group(group)),
+        };
+        let bytes = input.as_ref().map_or(0, bytes);
+        Self { at, conversations, bytes, input }
+    }
+
+    /// What is wrong with a conversation, with its place in front.
+    pub(super) fn problem(&self, conversation: usize, error: &ItemError) -> String {
+        problem(&self.at, self.input.as_ref().ok(), conversation, error)
+    }
+}
+
+fn problem(at: &str, input: Option<&Input>, conversation: usize, error: &ItemError) -> String {
+    match (error, input) {
+        (ItemError::UnknownRole { .. }, _) => format!("{at}.{error}"),
+        (ItemError::Empty(_), Some(Input::TokenIds(_))) => format!("{at}.token_ids: there are none"),
+        (ItemError::TokenId { index, id, vocab_size }, Some(Input::TokenIds(_))) => {
+            format!("{at}.token_ids[{index}]: token id {id} is outside the vocabulary of {vocab_size}")
+        }
+        (_, Some(Input::Group { responses, .. })) if conversation < responses.len() => {
+            format!("{at}.responses[{conversation}]: {error}")
+        }
+        _ => format!("{at}: {error}"),
+    }
+}
+
+fn read_group(group: v1::Group) -> Result<Input, ItemError> {
+    let prompt = match group.prompt {
+        None => return Err(ItemError::Empty("the prompt")),
+        Some(Prompt::Text(text)) => vec![Message::new(Role::User, text)],
+        Some(Prompt::Messages(turns)) => messages("prompt", turns)?,
+    };
+    Ok(Input::Group { prompt, responses: group.responses })
+}
+
+fn messages(at: &str, turns: v1::Messages) -> Result<Vec<Message>, ItemError> {
+    let message = |(number, message): (usize, v1::Message)| {
+        let role = Role::ALL.into_iter().find(|role| role.as_str() == message.role);
+        let unknown = || {
+            let role = message.role.chars().take(80).collect();
+            ItemError::UnknownRole { at: format!("{at}[{number}].role"), role }
+        };
+        Ok(Message::new(role.ok_or_else(unknown)?, message.content))
+    };
+    turns.messages.into_iter().enumerate().map(message).collect()
+}
+
+/// What is rendered of an input: of a group, the prompt with each response.
+fn bytes(input: &Input) -> usize {
+    let turns = |messages: &[Message]| messages.iter().map(Message::bytes).sum::<usize>();
+    match input {
+        Input::Messages(messages) => turns(messages),
+        Input::Text(text) => text.len(),
+        Input::TokenIds(ids) => ids.len() * size_of::<u32>(),
+        Input::Group { prompt, responses } => {
+            let responses_bytes: usize = responses.iter().map(String::len).sum();
+            turns(prompt).saturating_mul(responses.len()).saturating_add(responses_bytes)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! A stream of items: each is a request of its own, all of them on the stream's lane. A task reads on as long as few
+//! enough items have no answer, and ends with the client, with the gateway, or when all is answered.
+
+use std::collections::HashSet;
+use std::pin::pin;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use proto::v1;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+use tracing::Instrument;
+
+use super::scoring::{Turn, not_scored};
+use super::{Call, Counted, Read, Reading, Rewards};
+use crate::status::CallError;
+
+/// What comes out of a stream.
+type Answer = Result<v1::ScoreStreamResponse, Status>;
+
+struct Session {
+    rewards: Rewards,
+    call: Call,
+    turn: Turn,
+    /// How the next item without options is read.
+    reading: Result<Reading, CallError>,
+    /// Items that have no answer.
+    open: HashSet<u64>,
+}
+
+/// Answers that wait for a slow client.
+const PENDING: usize = 64;
+
+/// Starts to answer a stream.
+pub(super) fn start(
+    rewards: Rewards,
+    call: Call,
+    inbound: Streaming<v1::ScoreStreamRequest>,
+    counted: Counted,
+) -> ReceiverStream<Answer> {
+    let (answers, outbound) = mpsc::channel(PENDING);
+    let turn = Turn { lane: rewards.frontend.lane(), waits: true };
+    let reading = rewards.frontend.reading(None);
+    let session = Session { rewards, call, turn, reading, open: HashSet::new() };
+    tokio::spawn(async move {
+        let ended = session.run(inbound, &answers).await;
+        counted.with(ended.as_ref().err().map_or(Code::Ok, Status::code));
+        if let Err(status) = ended {
+            // whoever is gone needs no answer
+            let _ = answers.send(Err(status)).await;
+        }
+    });
+    ReceiverStream::new(outbound)
+}
+
+// === impl Session ===
+
+impl Session {
+    async fn run(
+        mut self,
+        mut inbound: Streaming<v1::ScoreStreamRequest>,
+        answers: &mpsc::Sender<Answer>,
+    ) -> Result<(), Status> {
+        let Rewards { ending, ended, frontend } = self.rewards.clone();
+        let (mut ending, mut ended) = (pin!(ending.cancelled()), pin!(ended.cancelled()));
+        let timeout = self.call.timeout.map(|timeout| self.call.received + timeout);
+        let mut late = pin!(sleep_until(timeout.unwrap_or_else(Instant::now)));
+        let mut work = FuturesUnordered::new();
+        let (mut reading, mut last_word) = (true, Ok(()));
+        while reading || !work.is_empty() {
+            tokio::select! {
+                Some(answer) = work.next(), if !work.is_empty() => {
+                    let answer: v1::ScoreStreamResponse = answer;
+                    self.open.remove(&answer.id);
+                    tokio::select! {
+                        sent = answers.send(Ok(answer)) => sent.map_err(|_| gone())?,
+                        () = &mut ended => return Err(CallError::Ending.into()),
+                    }
+                }
+                item = inbound.message(), if reading && work.len() < frontend.stream_items => match item? {
+                    Some(item) => work.push(self.open(item)?),
+                    None => reading = false,
+                },
+                () = &mut ending, if reading => (reading, last_word) = (false, Err(CallError::Ending.into())),
+                () = &mut ended => return Err(CallError::Ending.into()),
+                () = &mut late, if timeout.is_some() => return Err(CallError::Deadline.into()),
+                () = answers.closed() => return Err(gone()),
+            }
+        }
+        last_word
+    }
+
+    /// Begins with an item that has come in.
+    fn open(
+        &mut self,
+        request: v1::ScoreStreamRequest,
+    ) -> Result<impl Future<Output = v1::ScoreStreamResponse> + use<>, CallError> {
+        let v1::ScoreStreamRequest { id, item, options } = request;
+        if !self.open.insert(id) {
+            return Err(CallError::Invalid(format!("id: the item {id} has no answer yet")));
+        }
+        if options.is_some() {
+            self.reading = self.rewards.frontend.reading(options.as_ref());
+        }
+        let frontend = self.rewards.frontend.clone();
+        let call = self.call.item(frontend.default_timeout);
+        let (turn, reading) = (self.turn, self.reading.clone());
+        let receive = tracing::debug_span!(parent: &call.span, "receive", items = 1);
+        let read = receive.in_scope(|| Read::new("item".to_owned(), item.unwrap_or_default()));
+        let span = call.span.clone();
+        let answer = async move {
+            let conversations = read.conversations;
+            let scored = match reading {
+                Ok(reading) => frontend.score(&call, &reading, vec![read], turn).await,
+                Err(error) => Err(error),
+            };
+            let (item, timing) = match scored {
+                Ok((mut results, timing)) => (results.pop(), timing),
+                Err(error) => (Some(not_scored(conversations, &error)), v1::Timing::default()),
+            };
+            v1::ScoreStreamResponse { id, item, timing: Some(timing) }
+        };
+        Ok(answer.instrument(span))
+    }
+}
+
+fn gone() -> Status {
+    Status::cancelled("the client is gone")
+}

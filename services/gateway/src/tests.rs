@@ -1,0 +1,9 @@
+//! The whole gateway, over an in-memory registry and network, before replicas that compute nothing but answer.
+
+mod bad_input;
+mod calls;
+mod cluster;
+mod drain;
+mod fake;
+mod replicas;
+mod streams;

@@ -1,0 +1,464 @@
+//! What the leader of a replica does in one epoch, as a function over values: [`Event`]s go in with the time at which
+//! they happen, [`Action`]s come out. It joins the planner, the credits and the watchdog, and remembers which sequence
+//! belongs to whom. It reads no clock and opens no connection.
+//!
+//! A step is planned when nothing is computed, and one more ahead when what waits fills it: a step that is planned early
+//! and is not full would only be smaller than it could be.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{PackedBatch, PartialLogit};
+
+use crate::plan::{self, Allowance, Change, Credits, GatewayId, Item, ItemId, Planner, Stamp, Watchdog};
+
+/// What a leader is set to in an epoch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Settings {
+    /// How steps are filled.
+    pub plan: plan::Settings,
+    /// The generation of the weights, and the life of the replica; steps count up from here.
+    pub stamp: Stamp,
+    /// The number of ranks.
+    pub ranks: usize,
+    /// Ids of tokens are below this.
+    pub vocab: usize,
+    /// How long a step may take.
+    pub allowance: Allowance,
+}
+
+/// A piece on one of its ways to this replica, as its gateway calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag {
+    /// The gateway's number for it.
+    pub piece: u64,
+    /// How often it has been sent.
+    pub attempt: u32,
+}
+
+/// Sequences of one prompt, to be computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// What it is called.
+    pub tag: Tag,
+    /// The tokens that all begin with.
+    pub prefix: Vec<u32>,
+    /// The number of each conversation in its item, and the rest of its tokens.
+    pub tails: Vec<(u32, Vec<u32>)>,
+    /// Credits that it takes.
+    pub tokens: u64,
+    /// When nobody waits for it any more.
+    pub deadline: Option<Duration>,
+    /// The trace that it belongs to.
+    pub trace: Option<Arc<str>>,
+}
+
+/// What some consecutive ranks computed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Partials {
+    /// The first of the ranks.
+    pub first_rank: usize,
+    /// The step that they say it was.
+    pub stamp: Stamp,
+    /// For each rank, a partial logit of each sequence.
+    pub ranks: Vec<Vec<PartialLogit>>,
+}
+
+/// Something that happens.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A gateway is there.
+    Attached(GatewayId),
+    /// A gateway is gone.
+    Detached(GatewayId),
+    /// A gateway sends a piece.
+    Arrived(GatewayId, Piece),
+    /// A gateway takes a piece back.
+    Withdrawn(GatewayId, Tag),
+    /// Ranks have computed a step.
+    Computed(Partials),
+    /// No more work is to be accepted.
+    Drain,
+}
+
+/// Something to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Give this to all ranks.
+    Compute(Work),
+    /// Tell a gateway what it may send.
+    Credit(Change),
+    /// Tell a gateway what was computed for it.
+    Answer(GatewayId, Answers),
+    /// Tell a gateway what will not be computed.
+    Reject(GatewayId, Vec<Rejection>),
+    /// Tell a gateway that no more work is accepted.
+    Draining(GatewayId),
+    /// Close the line to a gateway that does not keep to the rules.
+    Detach(GatewayId, String),
+    /// The epoch is over.
+    End(Ending),
+}
+
+/// A step for the ranks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Work {
+    /// What it is called.
+    pub stamp: Stamp,
+    /// What it computes.
+    pub batch: Arc<PackedBatch>,
+    /// The trace that it belongs to.
+    pub trace: Option<Arc<str>>,
+}
+
+/// What a step computed for one gateway.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answers {
+    /// What each rank says which step it was.
+    pub ranks: Vec<Stamp>,
+    /// The sequences.
+    pub computed: Vec<Computed>,
+    /// How long the ranks took.
+    pub took: Duration,
+}
+
+/// The partial logits of one sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Computed {
+    /// Its piece.
+    pub tag: Tag,
+    /// The number of its conversation in the item.
+    pub conversation: u32,
+    /// Tokens of the step that no other sequence shares.
+    pub tokens: usize,
+    /// Of each rank.
+    pub partials: Vec<PartialLogit>,
+}
+
+/// A sequence that will not be computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its piece.
+    pub tag: Tag,
+    /// The number of its conversation in the item.
+    pub conversation: u32,
+    /// What is wrong with it; None if it was not looked at, because no more work is accepted.
+    pub problem: Option<String>,
+}
+
+/// Why an epoch is over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Ending {
+    /// All that was accepted is done.
+    #[error("drained")]
+    Drained,
+    /// The ranks made no progress.
+    #[error("step {0} is overdue")]
+    Overdue(u64),
+    /// Ranks answered another step than the one that was asked of them.
+    #[error("rank {rank} answered step {found}, expected {expected:?}")]
+    OutOfStep {
+        /// The first of the ranks.
+        rank: usize,
+        /// What they answered.
+        found: u64,
+        /// What is computed.
+        expected: Option<u64>,
+    },
+}
+
+/// What a leader has done in this epoch.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Stats {
+    /// Steps that were computed.
+    pub steps: u64,
+    /// Tokens that they computed.
+    pub computed_tokens: u64,
+    /// Tokens that these would have been without shared prefixes.
+    pub input_tokens: u64,
+    /// Sequences that wait.
+    pub waiting: usize,
+    /// Tokens computed a second, while there was something to compute.
+    pub rate: Option<f64>,
+}
+
+/// Leads a replica through one epoch.
+#[derive(Debug)]
+pub struct Leader {
+    settings: Settings,
+    planner: Planner,
+    credits: Credits,
+    watchdog: Watchdog,
+    gateways: BTreeMap<GatewayId, Attached>,
+    /// What is computed, the oldest first.
+    flying: VecDeque<Flying>,
+    draining: bool,
+    /// When the next round of credits ends if nothing is computed.
+    round_ends: Duration,
+    next_number: u64,
+    stats: Stats,
+}
+
+/// A gateway that is there.
+#[derive(Debug, Default)]
+struct Attached {
+    /// Where each sequence that waits or is computed belongs, by its number.
+    origins: HashMap<u64, Origin>,
+    /// The numbers of a piece's sequences.
+    pieces: HashMap<Tag, Vec<u64>>,
+}
+
+#[derive(Debug)]
+struct Origin {
+    tag: Tag,
+    conversation: u32,
+    trace: Option<Arc<str>>,
+}
+
+/// A step that the ranks have.
+#[derive(Debug)]
+struct Flying {
+    stamp: Stamp,
+    items: Vec<ItemId>,
+    batch: Arc<PackedBatch>,
+    /// What each rank has answered.
+    ranks: Vec<Option<(Stamp, Vec<PartialLogit>)>>,
+}
+
+/// How often credits that nobody uses are taken back while nothing is computed.
+const IDLE_ROUND: Duration = Duration::from_millis(200);
+/// Steps that the ranks have at most.
+const AHEAD: usize = 2;
+/// A gateway that sends so many steps more than it may does not keep count.
+const OVERDRAFT: i64 = 8;
+
+// === impl Leader ===
+
+impl Leader {
+    /// Nobody is there, and nothing waits. `probe` is a number of tokens and how long the ranks took for them.
+    pub fn new(settings: Settings, probe: Option<(usize, Duration)>) -> Self {
+        let Stamp { generation, epoch, .. } = settings.stamp;
+        let mut watchdog = Watchdog::new(settings.allowance);
+        if let Some((tokens, took)) = probe {
+            watchdog.started(Duration::ZERO, 0, tokens);
+            watchdog.finished(took, 0);
+        }
+        Self {
+            settings,
+            planner: Planner::new(settings.plan, generation, epoch),
+            credits: Credits::new(settings.plan.budget as u64),
+            watchdog,
+            gateways: BTreeMap::new(),
+            flying: VecDeque::new(),
+            draining: false,
+            round_ends: Duration::ZERO,
+            next_number: 0,
+            stats: Stats::default(),
+        }
+    }
+
+    /// Takes in what happens at `now`, which never goes back. What follows is said by [`advance`](Self::advance), so
+    /// that all that has happened by then counts.
+    pub fn handle(&mut self, now: Duration, event: Event, actions: &mut Vec<Action>) {
+        match event {
+            Event::Attached(gateway) => {
+                self.gateways.insert(gateway, Attached::default());
+                self.credits.connect(gateway);
+                if self.draining {
+                    actions.push(Action::Draining(gateway));
+                }
+            }
+            Event::Detached(gateway) => self.detach(gateway),
+            Event::Arrived(gateway, piece) => self.take_in(now, gateway, piece, actions),
+            Event::Withdrawn(gateway, tag) => self.withdraw(gateway, tag),
+            Event::Computed(partials) => self.computed(now, partials, actions),
+            Event::Drain => {
+                if !self.draining {
+                    actions.extend(self.gateways.keys().map(|gateway| Action::Draining(*gateway)));
+                }
+                self.draining = true;
+            }
+        }
+    }
+
+    /// Plans what can be planned, grants what there is room for, and notices what is overdue.
+    pub fn advance(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let mut round_ended = false;
+        while self.wants_step() {
+            let plan = self.planner.next_step(now);
+            for item in &plan.expired {
+                self.forget(item.id);
+            }
+            let Some(step) = plan.step else { break };
+            round_ended = true;
+            actions.push(Action::Compute(self.start(now, step)));
+        }
+        if round_ended || now >= self.round_ends {
+            self.round_ends = now + IDLE_ROUND;
+            let changes = self.credits.end_round(|gateway| self.planner.tokens(gateway));
+            actions.extend(changes.into_iter().map(Action::Credit));
+        } else {
+            let changes = self.credits.grant(|gateway| self.planner.tokens(gateway));
+            actions.extend(changes.into_iter().map(Action::Credit));
+        }
+        if let Some(step) = self.watchdog.overdue(now) {
+            actions.push(Action::End(Ending::Overdue(step)));
+        } else if self.draining && self.flying.is_empty() && self.planner.is_empty() {
+            actions.push(Action::End(Ending::Drained));
+        }
+    }
+
+    /// When to call [`advance`](Self::advance) if nothing happens before.
+    pub fn wakes_at(&self) -> Duration {
+        self.watchdog.overdue_at().map_or(self.round_ends, |overdue| overdue.min(self.round_ends))
+    }
+
+    /// What it has done.
+    pub fn stats(&self) -> Stats {
+        Stats { waiting: self.planner.len(), rate: self.watchdog.rate(), ..self.stats }
+    }
+
+    fn wants_step(&self) -> bool {
+        match self.flying.len() {
+            0 => !self.planner.is_empty(),
+            flying if flying < AHEAD => {
+                let waiting: u64 = self.gateways.keys().map(|gateway| self.planner.tokens(*gateway)).sum();
+                waiting >= self.settings.plan.budget as u64
+            }
+            _ => false,
+        }
+    }
+
+    fn detach(&mut self, gateway: GatewayId) {
+        self.gateways.remove(&gateway);
+        self.credits.disconnect(gateway);
+        self.planner.disconnect(gateway);
+    }
+
+    fn take_in(&mut self, now: Duration, gateway: GatewayId, piece: Piece, actions: &mut Vec<Action>) {
+        let Some(attached) = self.gateways.get_mut(&gateway) else { return };
+        self.credits.spent(gateway, piece.tokens);
+        let Piece { tag, prefix, tails, deadline, trace, .. } = piece;
+        let lowest = -OVERDRAFT.saturating_mul(self.settings.plan.budget as i64);
+        let problem = if attached.pieces.contains_key(&tag) {
+            Some(format!("piece {} was sent twice with attempt {}", tag.piece, tag.attempt))
+        } else if self.credits.balance(gateway).is_some_and(|balance| balance < lowest) {
+            Some("more was sent than was granted".to_owned())
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            self.detach(gateway);
+            actions.push(Action::Detach(gateway, problem));
+            return;
+        }
+        let mut rejections = Vec::new();
+        for (conversation, tail) in tails {
+            self.next_number += 1;
+            let tokens: Arc<[u32]> = prefix.iter().chain(&tail).copied().collect();
+            let id = ItemId { gateway, number: self.next_number };
+            let problem = match tokens.iter().find(|id| **id as usize >= self.settings.vocab) {
+                _ if self.draining => Some(None),
+                Some(id) => Some(Some(format!("token id {id} is outside the vocabulary of {}", self.settings.vocab))),
+                None => {
+                    let refused = self.planner.push(Item { id, tokens, arrived: now, deadline }).err();
+                    refused.map(|refusal| Some(refusal.to_string()))
+                }
+            };
+            match problem {
+                Some(problem) => rejections.push(Rejection { tag, conversation, problem }),
+                None => {
+                    attached.origins.insert(id.number, Origin { tag, conversation, trace: trace.clone() });
+                    attached.pieces.entry(tag).or_default().push(id.number);
+                }
+            }
+        }
+        if !rejections.is_empty() {
+            actions.push(Action::Reject(gateway, rejections));
+        }
+    }
+
+    fn withdraw(&mut self, gateway: GatewayId, tag: Tag) {
+        let numbers = self.gateways.get(&gateway).and_then(|attached| attached.pieces.get(&tag));
+        for number in numbers.cloned().unwrap_or_default() {
+            let id = ItemId { gateway, number };
+            // what is computed already is answered, and its gateway no longer cares
+            if self.planner.cancel(id).is_some() {
+                self.forget(id);
+            }
+        }
+    }
+
+    fn forget(&mut self, id: ItemId) -> Option<Origin> {
+        let attached = self.gateways.get_mut(&id.gateway)?;
+        let origin = attached.origins.remove(&id.number)?;
+        if let Some(numbers) = attached.pieces.get_mut(&origin.tag) {
+            numbers.retain(|number| *number != id.number);
+            if numbers.is_empty() {
+                attached.pieces.remove(&origin.tag);
+            }
+        }
+        Some(origin)
+    }
+
+    fn start(&mut self, now: Duration, step: plan::Step) -> Work {
+        let plan::Step { stamp, batch, items } = step;
+        let batch = Arc::new(batch);
+        self.watchdog.started(now, stamp.step, batch.tokens.len());
+        self.stats.input_tokens += items.iter().map(|item| item.tokens.len() as u64).sum::<u64>();
+        let items: Vec<ItemId> = items.into_iter().map(|item| item.id).collect();
+        let trace_of = |id: &ItemId| self.gateways.get(&id.gateway)?.origins.get(&id.number)?.trace.clone();
+        let trace = items.iter().find_map(trace_of);
+        let ranks = vec![None; self.settings.ranks];
+        self.flying.push_back(Flying { stamp, items, batch: Arc::clone(&batch), ranks });
+        Work { stamp, batch, trace }
+    }
+
+    fn computed(&mut self, now: Duration, partials: Partials, actions: &mut Vec<Action>) {
+        let Partials { first_rank, stamp, ranks } = partials;
+        let empty = |flying: &&mut Flying| flying.ranks.get(first_rank).is_some_and(Option::is_none);
+        // ranks answer in order: this is about the oldest step of which they have not spoken
+        let expected = self.flying.iter_mut().find(empty);
+        let found = stamp.step;
+        let flying = match expected {
+            Some(flying) if flying.stamp.step == found && first_rank + ranks.len() <= flying.ranks.len() => flying,
+            other => {
+                let expected = other.map(|flying| flying.stamp.step);
+                actions.push(Action::End(Ending::OutOfStep { rank: first_rank, found, expected }));
+                return;
+            }
+        };
+        for (rank, partials) in (first_rank..).zip(ranks) {
+            flying.ranks[rank] = Some((stamp, partials));
+        }
+        while let Some(flying) = self.flying.pop_front_if(|flying| flying.ranks.iter().all(Option::is_some)) {
+            self.finish(now, flying, actions);
+        }
+    }
+
+    /// Answers the gateways of a step that all ranks have computed.
+    fn finish(&mut self, now: Duration, flying: Flying, actions: &mut Vec<Action>) {
+        let took = self.watchdog.finished(now, flying.stamp.step).unwrap_or_default();
+        self.stats.steps += 1;
+        self.stats.computed_tokens += flying.batch.tokens.len() as u64;
+        let ranks: Vec<(Stamp, Vec<PartialLogit>)> = flying.ranks.into_iter().flatten().collect();
+        let stamps: Vec<Stamp> = ranks.iter().map(|(stamp, _)| *stamp).collect();
+        let mut answers: BTreeMap<GatewayId, Answers> = BTreeMap::new();
+        for ((place, id), tokens) in flying.items.into_iter().enumerate().zip(flying.batch.unshared()) {
+            // its gateway is gone
+            let Some(Origin { tag, conversation, .. }) = self.forget(id) else { continue };
+            let partials = ranks.iter().filter_map(|(_, partials)| partials.get(place).copied()).collect();
+            let answers = answers.entry(id.gateway).or_insert_with(|| Answers {
+                ranks: stamps.clone(),
+                computed: Vec::new(),
+                took,
+            });
+            answers.computed.push(Computed { tag, conversation, tokens, partials });
+        }
+        actions.extend(answers.into_iter().map(|(gateway, answers)| Action::Answer(gateway, answers)));
+    }
+}
+
+#[cfg(test)]
+mod tests;

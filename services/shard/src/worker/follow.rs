@@ -1,0 +1,204 @@
+//! One epoch, as a worker that does not lead it: dial the leader, let the ranks meet the others, and compute what comes
+//! until the stream breaks or the leader falls silent.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use collective::{Collective, Session, Tcp};
+use proto::shard::v1 as wire;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use wire::join_request::Message as ToLeader;
+use wire::join_response::Message as FromLeader;
+use wire::leader_service_client::LeaderServiceClient;
+
+use super::server::LARGEST;
+use super::{Context, Local, Locals, Reason};
+use crate::leader::Partials;
+use crate::wire::{PROTOCOL, partials_of, work};
+
+/// Messages that may wait to go to the leader.
+const OUTGOING: usize = 256;
+
+/// Takes part in one epoch; None if the worker is to leave and its leader is done with it.
+pub(super) async fn follow(context: &Context, locals: &mut Locals<'_>) -> Option<Reason> {
+    let mut roster = context.roster.clone();
+    let opened = async {
+        context.membership.claim().await;
+        // the roster outlives the context
+        roster.wait_for(|roster| roster.epoch.is_some()).await.ok().and_then(|roster| roster.epoch.clone())
+    };
+    let (epoch, address) = tokio::select! {
+        opened = opened => opened?,
+        () = context.stop.cancelled() => return None,
+    };
+    let joined = tokio::select! {
+        joined = Joined::join(context, locals, epoch, &address) => joined,
+        () = context.stop.cancelled() => return None,
+    };
+    match joined {
+        Ok(mut joined) => {
+            context.set_state(wire::RankState::Serving, epoch);
+            let reason = joined.serve(context, locals).await;
+            (!context.stop.is_cancelled()).then_some(reason)
+        }
+        Err(reason) => Some(format!("epoch {epoch} of {address}: {reason}")),
+    }
+}
+
+/// The line to the leader of an epoch.
+struct Joined {
+    epoch: u64,
+    line: mpsc::Sender<wire::JoinRequest>,
+    messages: Streaming<wire::JoinResponse>,
+}
+
+// === impl Joined ===
+
+impl Joined {
+    /// Dials the leader, and takes the seats of this worker's ranks.
+    async fn join(
+        context: &Context,
+        locals: &Locals<'_>,
+        epoch: u64,
+        address: &str,
+    ) -> Result<Self, Reason> {
+        let patience = context.options.patience;
+        let channel = context.network.dial(address, patience.forming).await.map_err(with_cause)?;
+        let mut leader = LeaderServiceClient::new(channel).max_decoding_message_size(LARGEST);
+        let (line, outgoing) = mpsc::channel(OUTGOING);
+        let options = &context.options;
+        let hello = wire::WorkerHello {
+            protocol: Some(PROTOCOL),
+            epoch,
+            first_rank: options.ranks.ranks.start as u32,
+            ranks: options.ranks.ranks.len() as u32,
+            generation: options.generation,
+            fingerprint: options.fingerprint.clone(),
+        };
+        let mut joined_line = Outgoing(&line);
+        joined_line.tell(ToLeader::Hello(hello))?;
+        let welcome = async {
+            let response = leader.join(ReceiverStream::new(outgoing)).await;
+            let mut messages = response.map_err(|status| status.message().to_owned())?.into_inner();
+            let first = messages.message().await.map_err(|status| status.message().to_owned())?;
+            match first.and_then(|first| first.message) {
+                Some(FromLeader::Welcome(welcome)) => Ok((messages, welcome)),
+                _ => Err("the leader did not welcome this worker".to_owned()),
+            }
+        };
+        // the leader waits for the slowest worker
+        let (messages, welcome) = timeout(patience.forming * 2, welcome).await.map_err(|_| "no welcome came")??;
+        let session = Session {
+            id: epoch,
+            world_size: options.ranks.world_size,
+            forming: patience.forming,
+            silence: patience.meeting,
+        };
+        let collectives = meet(&welcome.collective, options.ranks.ranks.clone(), session).await?;
+        locals.ranks.take_seats(collectives);
+        joined_line.tell(ToLeader::Seated(wire::Seated {}))?;
+        Ok(Self { epoch, line, messages })
+    }
+
+    /// Computes what comes; returns why no more comes.
+    async fn serve(&mut self, context: &Context, locals: &mut Locals<'_>) -> Reason {
+        let patience = context.options.patience;
+        let mut beat = interval(patience.heartbeat);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        let mut leaving = false;
+        loop {
+            let done = tokio::select! {
+                message = self.messages.message() => {
+                    heard = Instant::now();
+                    match message {
+                        Ok(Some(message)) => self.obey(message, locals),
+                        Ok(None) => Err("the leader has ended the epoch".to_owned()),
+                        Err(status) => Err(format!("the line to the leader broke: {}", status.message())),
+                    }
+                }
+                Some(local) = locals.results.recv() => self.answer(local),
+                _ = beat.tick() => match heard.elapsed() {
+                    silence if silence > patience.silence => Err(format!("the leader has been silent for {silence:.1?}")),
+                    _ => Outgoing(&self.line).tell(ToLeader::Heartbeat(wire::Heartbeat {})),
+                },
+                () = context.stop.cancelled(), if !leaving => {
+                    leaving = true;
+                    context.set_state(wire::RankState::Draining, self.epoch);
+                    Outgoing(&self.line).tell(ToLeader::Leaving(wire::Leaving {}))
+                }
+            };
+            if let Err(reason) = done {
+                return reason;
+            }
+        }
+    }
+
+    fn obey(&self, message: wire::JoinResponse, locals: &Locals<'_>) -> Result<(), Reason> {
+        match message.message {
+            Some(FromLeader::Step(step)) => locals.compute(&work(step)?).map_err(|error| error.to_string()),
+            Some(FromLeader::Welcome(_)) => Err("the leader welcomed this worker twice".to_owned()),
+            // it is there, or speaks a later version
+            Some(FromLeader::Heartbeat(_)) | None => Ok(()),
+        }
+    }
+
+    fn answer(&self, local: Local) -> Result<(), Reason> {
+        let Local { stamp, rank, partials } = local;
+        match partials {
+            Ok(partials) => {
+                let partials = Partials { first_rank: rank, stamp, ranks: vec![partials] };
+                Outgoing(&self.line).tell(ToLeader::Partials(partials_of(&partials)))
+            }
+            Err(problem) => {
+                // it may be known already
+                let failed = wire::Failed { stamp: Some(stamp.into()), problem: problem.clone() };
+                let _ = Outgoing(&self.line).tell(ToLeader::Failed(failed));
+                Err(format!("rank {rank} failed: {problem}"))
+            }
+        }
+    }
+}
+
+/// What goes to the leader.
+struct Outgoing<'a>(&'a mpsc::Sender<wire::JoinRequest>);
+
+impl Outgoing<'_> {
+    fn tell(&mut self, message: ToLeader) -> Result<(), Reason> {
+        let sent = self.0.try_send(wire::JoinRequest { message: Some(message) });
+        sent.map_err(|_| "the leader does not read what it is told".to_owned())
+    }
+}
+
+/// Lets the ranks of this process meet rank 0.
+async fn meet(
+    address: &str,
+    ranks: std::ops::Range<usize>,
+    session: Session,
+) -> Result<Vec<Arc<dyn Collective>>, Reason> {
+    let address = tokio::net::lookup_host(address).await.ok().and_then(|mut found| found.next());
+    let address = address.ok_or("the leader's collective has no address")?;
+    let meeting = tokio::task::spawn_blocking(move || {
+        std::thread::scope(|scope| {
+            let ends: Vec<_> =
+                ranks.map(|rank| scope.spawn(move || Tcp::follow(address, rank, session))).collect();
+            ends.into_iter().map(|end| end.join()).collect::<Vec<_>>()
+        })
+    });
+    let ends = meeting.await.map_err(|error| error.to_string())?;
+    let end = |end: std::thread::Result<Result<Tcp, collective::Error>>| match end {
+        Ok(Ok(tcp)) => Ok(Arc::new(tcp) as Arc<dyn Collective>),
+        Ok(Err(error)) => Err(format!("the ranks did not meet: {error}")),
+        Err(_) => Err("a rank's thread has stopped".to_owned()),
+    };
+    ends.into_iter().map(end).collect()
+}
+
+/// An error with what caused it: tonic says only that there was a transport error.
+fn with_cause(error: tonic::transport::Error) -> Reason {
+    let cause = std::error::Error::source(&error).map(ToString::to_string);
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}

@@ -1,0 +1,277 @@
+//! A process that owns consecutive ranks of a replica: it claims them, loads them, and takes part in one epoch after
+//! another, as the leader if rank 0 is among them.
+//!
+//! | module | job |
+//! |---|---|
+//! | `membership` | holds the claims of the ranks and writes down how far they are |
+//! | `roster` | what the registry says about the replica |
+//! | `server` | takes in gateways and workers for the epoch that is open |
+//! | `lead`, `follow` | one epoch, from either end |
+//! | `crew` | the other workers of an epoch, as the leader sees them |
+//! | `lines` | the gateways of an epoch, as the leader sees them |
+
+mod crew;
+mod follow;
+mod lead;
+mod lines;
+mod membership;
+mod roster;
+mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use discovery::{Incarnation, Key, Registry};
+use model::PartialLogit;
+use proto::shard::v1::{RankRecord, RankState};
+use service::Network;
+use service::net::Listener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::membership::Membership;
+use self::roster::Roster;
+use self::server::Lobby;
+use crate::leader::Work;
+use crate::plan::{Allowance, Stamp};
+use crate::ranks::Done;
+use crate::{Error, Ranks, RanksOptions};
+
+/// What a worker is.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// The model, as clients call it.
+    pub model: String,
+    /// The name of the replica, among all of the cluster.
+    pub replica: String,
+    /// The ranks, and what they compute.
+    pub ranks: RanksOptions,
+    /// The generation of the weights.
+    pub generation: u64,
+    /// What the bits of the scores depend on.
+    pub fingerprint: String,
+    /// A digest of config, tokenizer and template: gateways must have the same.
+    pub text_digest: String,
+    /// The most tokens of a step.
+    pub step_tokens: usize,
+    /// Where others reach this worker; None for the address that it listens at.
+    pub advertise: Option<String>,
+    /// How long to wait for what.
+    pub patience: Patience,
+}
+
+/// How long a worker waits for what.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Patience {
+    /// Leader and workers let each other hear something so often.
+    pub heartbeat: Duration,
+    /// Who is silent for so long is gone.
+    pub silence: Duration,
+    /// How long the ranks of an epoch have to find each other.
+    pub forming: Duration,
+    /// How long ranks wait for one of them in the middle of a step, if nothing else says that it is gone.
+    pub meeting: Duration,
+    /// How long a step may take.
+    pub allowance: Allowance,
+    /// How long what was accepted may take when the worker is to leave.
+    pub drain: Duration,
+    /// How long ranks may take to come back from a step of an epoch that is over.
+    pub quiesce: Duration,
+}
+
+/// A worker that has not been started.
+pub struct Worker {
+    options: WorkerOptions,
+    registry: Registry,
+    network: Network,
+    record: watch::Sender<RankRecord>,
+}
+
+/// What the parts of a worker share.
+struct Context {
+    options: WorkerOptions,
+    registry: Registry,
+    network: Network,
+    record: watch::Sender<RankRecord>,
+    membership: Membership,
+    roster: watch::Receiver<Roster>,
+    lobby: Arc<Lobby>,
+    address: String,
+    epoch_key: Key,
+    /// The worker is to leave.
+    stop: CancellationToken,
+}
+
+/// What a rank of this process computed.
+struct Local {
+    stamp: Stamp,
+    rank: usize,
+    partials: Result<Vec<PartialLogit>, String>,
+}
+
+/// The ranks of this process, for the length of an epoch.
+struct Locals<'a> {
+    ranks: &'a Ranks,
+    sender: mpsc::UnboundedSender<Local>,
+    results: mpsc::UnboundedReceiver<Local>,
+    /// Each step that a rank has holds a clone.
+    busy: Arc<()>,
+}
+
+/// How an epoch, or the attempt to form one, ended.
+type Reason = String;
+
+/// The pause after an epoch that could not be formed.
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long the registry has to take a claim back.
+const RELEASE: Duration = Duration::from_secs(3);
+
+// === impl Patience ===
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(500),
+            silence: Duration::from_secs(2),
+            forming: Duration::from_secs(5),
+            meeting: Duration::from_secs(60),
+            allowance: Allowance { least: Duration::from_secs(10), factor: 10.0, slowest: 1.0 },
+            drain: Duration::from_secs(60),
+            quiesce: Duration::from_secs(60),
+        }
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// A worker that will do this.
+    pub fn new(options: WorkerOptions, registry: Registry, network: Network) -> Self {
+        let record = RankRecord {
+            model: options.model.clone(),
+            state: RankState::Loading.into(),
+            address: options.advertise.clone().unwrap_or_default(),
+            world_size: options.ranks.world_size as u32,
+            epoch: 0,
+            generation: options.generation,
+            fingerprint: options.fingerprint.clone(),
+        };
+        Self { options, registry, network, record: watch::Sender::new(record) }
+    }
+
+    /// What it writes into the registry, as it changes.
+    pub fn record(&self) -> watch::Receiver<RankRecord> {
+        self.record.subscribe()
+    }
+
+    /// Serves until `stop` is cancelled and what was accepted is done.
+    ///
+    /// # Errors
+    /// If the model cannot be loaded, the registry refuses the worker, or a rank is beyond help. A registry that is
+    /// away, and other workers that are, are waited for.
+    pub async fn run(self, listener: Listener, stop: CancellationToken) -> Result<(), Error> {
+        let Self { options, registry, network, record } = self;
+        let folder = Key::new(format!("replicas/{}", options.replica))?;
+        let address = options.advertise.clone().unwrap_or_else(|| listener.address().to_owned());
+        record.send_modify(|record| record.address.clone_from(&address));
+        let lobby = Arc::new(Lobby::new(&options));
+        let serving = server::serve(&network, listener, Arc::clone(&lobby)).map_err(Error::Serve)?;
+        let keys = options.ranks.ranks.clone().map(|rank| folder.join(format!("ranks/{rank}")));
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let membership = Membership::hold(registry.clone(), keys, Incarnation::random(), record.subscribe());
+        let roster = roster::watch(&registry, &folder);
+        let epoch_key = folder.join("epoch")?;
+        let context =
+            Context { options, registry, network, record, membership, roster, lobby, address, epoch_key, stop };
+        let outcome = context.work().await;
+        context.membership.release(RELEASE).await;
+        drop(serving);
+        outcome
+    }
+}
+
+// === impl Context ===
+
+impl Context {
+    async fn work(&self) -> Result<(), Error> {
+        let options = self.options.ranks.clone();
+        let loading = tokio::task::spawn_blocking(move || Ranks::load(&options));
+        let ranks = tokio::select! {
+            ranks = loading => ranks.map_err(|_| Error::RankStopped(self.options.ranks.ranks.start))??,
+            () = self.stop.cancelled() => return Ok(()),
+            error = self.membership.refused() => return Err(error.into()),
+        };
+        for warning in ranks.warnings() {
+            tracing::warn!("{warning}");
+        }
+        self.set_state(RankState::Ready, 0);
+        let mut last = None;
+        while !self.stop.is_cancelled() {
+            let mut locals = Locals::new(&ranks);
+            let reason = tokio::select! {
+                reason = self.epoch(&mut locals) => reason,
+                error = self.membership.refused() => return Err(error.into()),
+            };
+            if !self.stop.is_cancelled() {
+                self.set_state(RankState::Ready, 0);
+            }
+            locals.quiesce(self.options.patience.quiesce).await?;
+            if let Some(reason) = reason {
+                // the same again and again is said once
+                if last.as_ref() != Some(&reason) {
+                    tracing::warn!(replica = self.options.replica, reason, "the epoch is over");
+                }
+                last = Some(reason);
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// One epoch; None if the worker was told to leave before it began or when it was done.
+    async fn epoch(&self, locals: &mut Locals<'_>) -> Option<Reason> {
+        match self.options.ranks.ranks.start {
+            0 => lead::lead(self, locals).await,
+            _ => follow::follow(self, locals).await,
+        }
+    }
+
+    fn set_state(&self, state: RankState, epoch: u64) {
+        self.record.send_modify(|record| {
+            record.state = state.into();
+            record.epoch = epoch;
+        });
+    }
+}
+
+// === impl Locals ===
+
+impl<'a> Locals<'a> {
+    fn new(ranks: &'a Ranks) -> Self {
+        let (sender, results) = mpsc::unbounded_channel();
+        Self { ranks, sender, results, busy: Arc::new(()) }
+    }
+
+    /// Gives a step to the ranks; what they compute comes through `results`.
+    fn compute(&self, work: &Work) -> Result<(), Error> {
+        let (stamp, sender, busy) = (work.stamp, self.sender.clone(), Arc::clone(&self.busy));
+        let done: Done = Arc::new(move |rank, partials| {
+            let _busy = &busy;
+            let partials = partials.map_err(|error: model::Error| error.to_string());
+            // the epoch may be over
+            let _ = sender.send(Local { stamp, rank, partials });
+        });
+        self.ranks.compute(&work.batch, &done)
+    }
+
+    /// Leaves the collective and waits until no rank computes.
+    async fn quiesce(self, patience: Duration) -> Result<(), Error> {
+        self.ranks.leave_seats();
+        let idle = async {
+            while Arc::strong_count(&self.busy) > 1 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(patience, idle).await.map_err(|_| Error::Stuck(patience))
+    }
+}

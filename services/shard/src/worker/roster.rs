@@ -1,0 +1,90 @@
+//! What the registry says about a replica: how far its ranks are, and which epoch is open.
+
+use std::collections::BTreeMap;
+
+use discovery::{Event, Key, Member, Registry};
+use proto::Message as _;
+use proto::shard::v1::{EpochRecord, RankRecord, RankState};
+use tokio::sync::watch;
+
+/// What is written about a replica.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Roster {
+    ranks: BTreeMap<usize, RankRecord>,
+    /// The number of the epoch that is open, and where its leader is.
+    pub(super) epoch: Option<(u64, String)>,
+}
+
+/// Watches the replica of this folder, in a task that ends with the last receiver.
+pub(super) fn watch(registry: &Registry, folder: &Key) -> watch::Receiver<Roster> {
+    let (sender, receiver) = watch::channel(Roster::default());
+    let mut events = registry.watch(&folder.below());
+    let folder = folder.clone();
+    tokio::spawn(async move {
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = sender.closed() => return,
+            };
+            sender.send_modify(|roster| roster.apply(&folder, event));
+        }
+    });
+    receiver
+}
+
+// === impl Roster ===
+
+impl Roster {
+    /// Whether all ranks of a replica of this size wait for an epoch, as far as the registry knows.
+    pub(super) fn is_complete(&self, world_size: usize) -> bool {
+        let waits = |rank: usize| {
+            let state = self.ranks.get(&rank).map(RankRecord::state);
+            matches!(state, Some(RankState::Ready | RankState::Serving))
+        };
+        (0..world_size).all(waits)
+    }
+
+    fn apply(&mut self, folder: &Key, event: Event) {
+        match event {
+            Event::Reset(members) => {
+                *self = Self::default();
+                members.into_iter().for_each(|member| self.add(folder, &member));
+            }
+            Event::Add(member) => self.add(folder, &member),
+            Event::Remove(key) => match Entry::of(folder, &key) {
+                Some(Entry::Rank(rank)) => drop(self.ranks.remove(&rank)),
+                Some(Entry::Epoch) => self.epoch = None,
+                None => {}
+            },
+        }
+    }
+
+    fn add(&mut self, folder: &Key, member: &Member) {
+        match Entry::of(folder, &member.key) {
+            Some(Entry::Rank(rank)) => match RankRecord::decode(&*member.value) {
+                Ok(record) => drop(self.ranks.insert(rank, record)),
+                Err(error) => tracing::warn!(key = %member.key, %error, "no record of a rank"),
+            },
+            Some(Entry::Epoch) => match EpochRecord::decode(&*member.value) {
+                Ok(record) => self.epoch = Some((member.revision, record.address)),
+                Err(error) => tracing::warn!(key = %member.key, %error, "no record of an epoch"),
+            },
+            None => {}
+        }
+    }
+}
+
+/// What is written under a key.
+enum Entry {
+    Rank(usize),
+    Epoch,
+}
+
+impl Entry {
+    fn of(folder: &Key, key: &Key) -> Option<Self> {
+        match key.as_str().strip_prefix(folder.as_str())?.strip_prefix('/')? {
+            "epoch" => Some(Self::Epoch),
+            rest => rest.strip_prefix("ranks/")?.parse().ok().map(Self::Rank),
+        }
+    }
+}

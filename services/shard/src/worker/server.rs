@@ -1,0 +1,225 @@
+//! Takes in gateways and workers for the epoch that is open: introductions are checked here, and what passes goes to
+//! whoever leads the epoch. Without an epoch everybody is turned away with a status that says so.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use proto::shard::v1 as wire;
+use service::Network;
+use service::net::Listener;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use wire::leader_service_server::{LeaderService, LeaderServiceServer};
+
+use super::WorkerOptions;
+use crate::wire::{PROTOCOL, common_version, to_gateway};
+
+/// Where gateways and workers wait to be taken in.
+pub(super) struct Lobby {
+    generation: u64,
+    fingerprint: String,
+    text_digest: String,
+    ranks: u32,
+    step_tokens: u64,
+    vocab: u32,
+    open: Mutex<Option<Open>>,
+}
+
+struct Open {
+    epoch: u64,
+    /// Gateways are taken in too.
+    serving: bool,
+    arrivals: mpsc::Sender<Arrival>,
+}
+
+/// The door of an epoch; it closes when this is dropped.
+pub(super) struct Door {
+    lobby: Arc<Lobby>,
+    epoch: u64,
+}
+
+/// Somebody who was let in.
+pub(super) enum Arrival {
+    /// A gateway, which has been welcomed.
+    Gateway(Call<wire::GatewayHello, wire::AttachRequest, wire::AttachResponse>),
+    /// A worker, which has not.
+    Worker(Call<wire::WorkerHello, wire::JoinRequest, wire::JoinResponse>),
+}
+
+/// A stream whose first message was good.
+pub(super) struct Call<Hello, In, Out> {
+    pub(super) hello: Hello,
+    pub(super) version: u32,
+    pub(super) requests: Streaming<In>,
+    pub(super) line: Line<Out>,
+}
+
+/// What goes out on a stream.
+pub(super) type Line<Out> = mpsc::Sender<Result<Out, Status>>;
+
+/// Messages that may wait to go out on a stream; who does not read them is given up.
+const OUTGOING: usize = 1024;
+/// How long a caller may take to introduce itself.
+const INTRODUCTION: Duration = Duration::from_secs(5);
+/// The largest message: a step is as large as the budget of tokens, and that is a setting.
+pub(super) const LARGEST: usize = 256 << 20;
+
+/// Serves until the handle is dropped.
+pub(super) fn serve(network: &Network, listener: Listener, lobby: Arc<Lobby>) -> Result<Serving, String> {
+    let mut server = network.server().map_err(|error| error.to_string())?;
+    let service = LeaderServiceServer::from_arc(lobby).max_decoding_message_size(LARGEST);
+    let service = server.add_service(service).serve_with_incoming(listener);
+    let task = tokio::spawn(async move {
+        if let Err(error) = service.await {
+            tracing::error!(%error, "the server has ended");
+        }
+    });
+    Ok(Serving(task.abort_handle()))
+}
+
+/// A server that runs.
+pub(super) struct Serving(AbortHandle);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+// === impl Lobby ===
+
+impl Lobby {
+    pub(super) fn new(options: &WorkerOptions) -> Self {
+        Self {
+            generation: options.generation,
+            fingerprint: options.fingerprint.clone(),
+            text_digest: options.text_digest.clone(),
+            ranks: options.ranks.world_size as u32,
+            step_tokens: options.step_tokens as u64,
+            vocab: options.ranks.config.vocab as u32,
+            open: Mutex::new(None),
+        }
+    }
+
+    /// Lets workers in for this epoch.
+    pub(super) fn open(self: &Arc<Self>, epoch: u64, arrivals: mpsc::Sender<Arrival>) -> Door {
+        *self.lock() = Some(Open { epoch, serving: false, arrivals });
+        Door { lobby: Arc::clone(self), epoch }
+    }
+
+    /// The way in, if this epoch is open.
+    fn arrivals(&self, epoch: u64, gateway: bool) -> Result<mpsc::Sender<Arrival>, Status> {
+        match &*self.lock() {
+            Some(open) if open.epoch == epoch && (open.serving || !gateway) => Ok(open.arrivals.clone()),
+            Some(open) => {
+                let doing = if open.serving { "is served" } else { "is being formed" };
+                Err(Status::unavailable(format!("epoch {epoch} is not served here, epoch {} {doing}", open.epoch)))
+            }
+            None => Err(Status::unavailable("no epoch is served here now")),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn welcome(&self, version: u32, epoch: u64) -> wire::AttachResponse {
+        to_gateway(wire::attach_response::Message::Welcome(wire::ReplicaWelcome {
+            protocol: version,
+            epoch,
+            generation: self.generation,
+            fingerprint: self.fingerprint.clone(),
+            ranks: self.ranks,
+            step_tokens: self.step_tokens,
+            vocab: self.vocab,
+        }))
+    }
+
+    fn check_worker(&self, hello: &wire::WorkerHello) -> Result<u32, Status> {
+        let version = common_version(PROTOCOL, hello.protocol).map_err(Status::failed_precondition)?;
+        if (hello.generation, &hello.fingerprint) != (self.generation, &self.fingerprint) {
+            return Err(Status::failed_precondition(format!(
+                "ranks {} to {} have generation {} and fingerprint {}, the leader {} and {}: they would compute another model",
+                hello.first_rank,
+                hello.first_rank.saturating_add(hello.ranks).saturating_sub(1),
+                hello.generation,
+                hello.fingerprint,
+                self.generation,
+                self.fingerprint
+            )));
+        }
+        Ok(version)
+    }
+}
+
+#[tonic::async_trait]
+impl LeaderService for Lobby {
+    type AttachStream = ReceiverStream<Result<wire::AttachResponse, Status>>;
+    type JoinStream = ReceiverStream<Result<wire::JoinResponse, Status>>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<wire::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let mut requests = request.into_inner();
+        let hello = match introduction(&mut requests).await?.message {
+            Some(wire::attach_request::Message::Hello(hello)) => hello,
+            _ => return Err(Status::invalid_argument("the first message is to be a hello")),
+        };
+        let version = common_version(PROTOCOL, hello.protocol).map_err(Status::failed_precondition)?;
+        if hello.text_digest != self.text_digest {
+            return Err(Status::failed_precondition(format!(
+                "gateway {} makes token ids with another config, tokenizer or template than this replica",
+                hello.gateway
+            )));
+        }
+        let arrivals = self.arrivals(hello.epoch, true)?;
+        let (line, outgoing) = mpsc::channel(OUTGOING);
+        let _ = line.try_send(Ok(self.welcome(version, hello.epoch)));
+        let call = Call { hello, version, requests, line };
+        arrivals.send(Arrival::Gateway(call)).await.map_err(|_| Status::unavailable("the epoch has ended"))?;
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+
+    async fn join(&self, request: Request<Streaming<wire::JoinRequest>>) -> Result<Response<Self::JoinStream>, Status> {
+        let mut requests = request.into_inner();
+        let hello = match introduction(&mut requests).await?.message {
+            Some(wire::join_request::Message::Hello(hello)) => hello,
+            _ => return Err(Status::invalid_argument("the first message is to be a hello")),
+        };
+        let version = self.check_worker(&hello)?;
+        let arrivals = self.arrivals(hello.epoch, false)?;
+        let (line, outgoing) = mpsc::channel(OUTGOING);
+        let call = Call { hello, version, requests, line };
+        arrivals.send(Arrival::Worker(call)).await.map_err(|_| Status::unavailable("the epoch has ended"))?;
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+async fn introduction<In>(requests: &mut Streaming<In>) -> Result<In, Status> {
+    let first = tokio::time::timeout(INTRODUCTION, requests.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no hello came"))??;
+    first.ok_or_else(|| Status::invalid_argument("the stream ended before a hello"))
+}
+
+// === impl Door ===
+
+impl Door {
+    /// Lets gateways in too.
+    pub(super) fn serve(&self) {
+        if let Some(open) = self.lobby.lock().as_mut().filter(|open| open.epoch == self.epoch) {
+            open.serving = true;
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let mut open = self.lobby.lock();
+        if open.as_ref().is_some_and(|open| open.epoch == self.epoch) {
+            *open = None;
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What goes wrong.
+
+use super::replicas::{Death, Internal};
+use super::world::{Message, World};
+
+// === impl World ===
+
+impl World {
+    /// Nothing goes wrong from now on.
+    pub(super) fn calm_down(&mut self) {
+        (self.trouble, self.wrong) = (false, 0);
+        self.lines.iter_mut().for_each(|line| line.lag = 0);
+    }
+
+    /// Something goes wrong, somewhere.
+    pub(super) fn hurt_somebody(&mut self) {
+        self.troubled = true;
+        let replica = self.random.below(self.replicas.len() as u64) as usize;
+        let gateway = self.random.below(self.gateways.len() as u64) as usize;
+        match self.random.below(12) {
+            0 => self.kill_gateway(gateway),
+            1 => self.cut_a_line(),
+            2 => self.drain(replica),
+            3 => self.restart_all(false),
+            4 => self.restart_all(true),
+            kind => self.hurt_replica(replica, kind),
+        }
+    }
+
+    fn cut_a_line(&mut self) {
+        let open = (0..self.lines.len()).filter(|line| self.lines[*line].gateway_end && self.lines[*line].replica_end);
+        let open: Vec<usize> = open.collect();
+        if !open.is_empty() {
+            let line = open[self.random.below(open.len() as u64) as usize];
+            let notice = self.random.below(20_000);
+            self.cut(line, notice);
+        }
+    }
+
+    /// One replica after another leaves and comes back; perhaps with other weights.
+    fn restart_all(&mut self, upgrade: bool) {
+        if self.rolling.is_empty() {
+            self.generation += u64::from(upgrade);
+            self.rolling = (1..self.replicas.len()).collect();
+            self.drain(0);
+        }
+    }
+
+    fn hurt_replica(&mut self, replica: usize, kind: u64) {
+        let rank = self.random.below(self.shape.ranks as u64) as usize;
+        let later = self.random.between(5_000, 400_000);
+        let recovers = self.random.chance(500);
+        let it = &mut self.replicas[replica];
+        let Some(epoch) = &mut it.epoch else { return };
+        epoch.hurt = true;
+        let die = |death| Message::Within(replica, epoch.number, Internal::Die(death));
+        let (after, message) = match kind {
+            5 => (0, die(Death::Broken)),
+            6 => (0, die(Death::Silent)),
+            // a follower is gone, and the leader notices
+            7 => (later / 200, die(Death::Orderly)),
+            8 | 9 => {
+                it.hung = true;
+                (later, if recovers { Message::Resume(replica) } else { die(Death::Broken) })
+            }
+            10 => {
+                epoch.silent = Some(rank);
+                // if nothing is computed, its heartbeat is missed
+                (150_000, die(Death::Orderly))
+            }
+            _ => {
+                epoch.skips = Some(rank - rank % self.shape.per_worker);
+                (150_000, die(Death::Orderly))
+            }
+        };
+        self.post(after, message);
+    }
+}

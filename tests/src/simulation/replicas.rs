@@ -1,0 +1,341 @@
+//! Replicas: the leader of each epoch, the ranks that compute for it, and how epochs begin and end.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use gateway::core::{Announcement, ReplicaId, Version};
+use model::{Packer, PartialLogit};
+use shard::leader::{Action, Ending, Event, Leader, Partials, Piece, Settings, Tag, Work};
+use shard::plan::{self, Allowance, Change, GatewayId, Stamp};
+
+use super::gateways::News;
+use super::score::{VOCAB, fingerprint, partial, sequences};
+use super::world::{Down, Message, Micros, Up, World};
+
+#[derive(Default)]
+pub(super) struct Replica {
+    /// None between two epochs.
+    pub(super) epoch: Option<Epoch>,
+    /// Its leader does nothing, and this is what it will hear.
+    pub(super) hung: bool,
+    stash: Vec<Message>,
+}
+
+pub(super) struct Epoch {
+    pub(super) number: u64,
+    pub(super) start: Micros,
+    pub(super) leader: Leader,
+    /// When the leader goes on with what it has taken in.
+    pub(super) due: Option<Micros>,
+    generation: u64,
+    actions: Vec<Action>,
+    lines: BTreeSet<usize>,
+    draining: bool,
+    /// Something was done to it.
+    pub(super) hurt: bool,
+    /// A rank that does not answer any more, and one that leaves out a step.
+    pub(super) silent: Option<usize>,
+    pub(super) skips: Option<usize>,
+    /// What waits here.
+    pub(super) waiting: Vec<Waiting>,
+    /// When the ranks will have computed what they have, and when what each worker has said arrives.
+    free_at: Micros,
+    heard: Vec<Micros>,
+}
+
+/// A sequence that has arrived, and that no step has held.
+pub(super) struct Waiting {
+    line: usize,
+    tag: Tag,
+    tokens: Vec<u32>,
+    deadline: Micros,
+}
+
+pub(super) enum Internal {
+    Computed(Partials),
+    Drain,
+    Die(Death),
+}
+
+/// How the gateways learn that an epoch is over.
+#[derive(Clone, Copy)]
+pub(super) enum Death {
+    /// What was said before arrives, then the lines end.
+    Orderly,
+    /// The lines break at once.
+    Broken,
+    /// The lines break, and nobody says so for a while.
+    Silent,
+}
+
+// === impl World ===
+
+impl World {
+    /// Begins an epoch.
+    pub(super) fn form(&mut self, replica: usize) {
+        assert!(self.replicas[replica].epoch.is_none());
+        let (number, generation) = (self.revision, self.generation);
+        self.revision += 1;
+        let settings = Settings {
+            plan: plan::Settings::new(self.shape.budget),
+            stamp: Stamp { generation, epoch: number, step: 0 },
+            ranks: self.shape.ranks,
+            vocab: VOCAB as usize,
+            allowance: Allowance { least: Duration::from_millis(50), factor: 4.0, slowest: 1000.0 },
+        };
+        let epoch = Epoch {
+            number,
+            start: self.now,
+            leader: Leader::new(settings, Some((32, Duration::from_micros(self.shape.step)))),
+            due: None,
+            generation,
+            actions: Vec::new(),
+            lines: BTreeSet::new(),
+            draining: false,
+            hurt: false,
+            silent: None,
+            skips: None,
+            waiting: Vec::new(),
+            free_at: 0,
+            heard: vec![0; self.shape.ranks],
+        };
+        self.replicas[replica] = Replica { epoch: Some(epoch), ..Replica::default() };
+        for gateway in 0..self.gateways.len() {
+            self.announce(gateway, News::Epoch { replica, epoch: number, open: true });
+        }
+        if let Some(next) = self.rolling.pop_front() {
+            self.drain(next);
+        }
+    }
+
+    pub(super) fn drain(&mut self, replica: usize) {
+        match self.replicas[replica].epoch.as_ref().map(|epoch| epoch.number) {
+            Some(epoch) => self.post(10_000, Message::Within(replica, epoch, Internal::Drain)),
+            // it is about to begin another anyway
+            None => self.rolling.clear(),
+        }
+    }
+
+    /// Ends the epoch, and begins another after a while.
+    pub(super) fn end(&mut self, replica: usize, death: Death) {
+        let Some(epoch) = std::mem::take(&mut self.replicas[replica]).epoch else { return };
+        for line in epoch.lines {
+            self.lines[line].replica_end = false;
+            match death {
+                Death::Orderly => self.send_down(line, Down::Closed),
+                Death::Broken => self.cut(line, 3_000),
+                Death::Silent => self.cut(line, 300_000),
+            }
+        }
+        for gateway in 0..self.gateways.len() {
+            if !matches!(death, Death::Silent) {
+                self.announce(gateway, News::Epoch { replica, epoch: epoch.number, open: false });
+            }
+        }
+        let back = self.random.between(5_000, 100_000);
+        self.post(back, Message::Form(replica));
+    }
+
+    pub(super) fn resume(&mut self, replica: usize) {
+        if std::mem::take(&mut self.replicas[replica].hung) {
+            for message in std::mem::take(&mut self.replicas[replica].stash) {
+                self.deliver(message);
+            }
+        }
+    }
+
+    pub(super) fn within(&mut self, replica: usize, number: u64, what: Internal) {
+        let it = &mut self.replicas[replica];
+        let Some(epoch) = it.epoch.as_mut().filter(|epoch| epoch.number == number) else { return };
+        match what {
+            Internal::Die(death) => {
+                self.troubled = true;
+                self.end(replica, death);
+            }
+            what if it.hung => it.stash.push(Message::Within(replica, number, what)),
+            Internal::Computed(partials) => self.lead(replica, Event::Computed(partials)),
+            Internal::Drain => {
+                epoch.draining = true;
+                self.lead(replica, Event::Drain);
+            }
+        }
+    }
+
+    /// Something comes from a gateway.
+    pub(super) fn hear_gateway(&mut self, line: usize, up: Up) {
+        let (replica, number) = (self.lines[line].replica, self.lines[line].epoch);
+        let it = &mut self.replicas[replica];
+        if it.hung {
+            it.stash.push(Message::Up(line, up));
+            return;
+        }
+        let Some(epoch) = it.epoch.as_mut().filter(|epoch| epoch.number == number) else {
+            if matches!(up, Up::Hello) {
+                self.send_down(line, Down::Closed);
+            }
+            return;
+        };
+        let gateway = GatewayId(line as u64);
+        match up {
+            Up::Hello => {
+                epoch.lines.insert(line);
+                self.lines[line].replica_end = true;
+                self.welcome(line);
+                self.lead(replica, Event::Attached(gateway));
+            }
+            Up::Closed if std::mem::take(&mut self.lines[line].replica_end) => {
+                epoch.lines.remove(&line);
+                epoch.waiting.retain(|it| it.line != line);
+                self.lead(replica, Event::Detached(gateway));
+            }
+            _ if !self.lines[line].replica_end => {}
+            Up::Piece(piece, patience) => {
+                let deadline = self.now + patience;
+                if !epoch.draining {
+                    epoch.note_waiting(line, &piece, deadline);
+                }
+                let deadline = Some(Duration::from_micros(deadline - epoch.start));
+                self.lead(replica, Event::Arrived(gateway, Piece { deadline, ..piece }));
+            }
+            Up::Withdraw(tag) => {
+                epoch.waiting.retain(|it| (it.line, it.tag) != (line, tag));
+                self.lead(replica, Event::Withdrawn(gateway, tag));
+            }
+            Up::Closed => {}
+        }
+    }
+
+    fn welcome(&mut self, line: usize) {
+        let (replica, epoch) = (self.lines[line].replica, self.lines[line].epoch);
+        let generation = self.replicas[replica].epoch.as_ref().unwrap().generation;
+        let version = Version { generation, fingerprint: fingerprint(generation) };
+        let (ranks, step_tokens) = (self.shape.ranks, self.shape.budget as u64);
+        let announced = Announcement { replica: ReplicaId(replica as u64), epoch, version, ranks, step_tokens };
+        self.send_down(line, Down::Welcome(announced));
+    }
+
+    fn lead(&mut self, replica: usize, event: Event) {
+        let Some(epoch) = &mut self.replicas[replica].epoch else { return };
+        let now = Duration::from_micros(self.now - epoch.start);
+        epoch.leader.handle(now, event, &mut epoch.actions);
+        let soon = self.now + self.random.below(50);
+        epoch.due.get_or_insert(soon);
+    }
+
+    /// The leader goes on with all that it has taken in.
+    pub(super) fn advance(&mut self, replica: usize) {
+        let budget = self.shape.budget;
+        let Some(epoch) = &mut self.replicas[replica].epoch else { return };
+        epoch.due = None;
+        epoch.check_waiting(self.now, budget);
+        let now = Duration::from_micros(self.now - epoch.start);
+        epoch.leader.advance(now, &mut epoch.actions);
+        for action in std::mem::take(&mut epoch.actions) {
+            match action {
+                Action::Compute(work) => self.compute(replica, &work),
+                Action::Credit(Change { gateway, tokens }) => self.send_down(gateway.0 as usize, Down::Credits(tokens)),
+                Action::Answer(gateway, answers) => self.send_down(gateway.0 as usize, Down::Answers(answers)),
+                Action::Reject(gateway, those) => self.send_down(gateway.0 as usize, Down::Rejections(those)),
+                Action::Draining(gateway) => self.send_down(gateway.0 as usize, Down::Draining),
+                Action::Detach(gateway, problem) => panic!("{gateway:?} does not keep to the rules: {problem}"),
+                Action::End(ending) => {
+                    let epoch = self.replicas[replica].epoch.as_ref().unwrap();
+                    let known = if ending == Ending::Drained { epoch.draining } else { epoch.hurt };
+                    assert!(known, "replica {replica} ends its epoch for no reason: {ending}");
+                    return self.end(replica, Death::Orderly);
+                }
+            }
+        }
+    }
+
+    /// The ranks begin together, are done together, and are heard one after another.
+    fn compute(&mut self, replica: usize, work: &Work) {
+        let begin = self.now + self.delay();
+        let took = self.shape.step + self.shape.token * work.batch.tokens.len() as Micros;
+        let now = self.now;
+        let epoch = self.replicas[replica].epoch.as_mut().unwrap();
+        epoch.free_at = epoch.free_at.max(begin) + took;
+        let (free_at, number, generation) = (epoch.free_at, epoch.number, epoch.generation);
+        let sequences = sequences(&work.batch);
+        sequences.iter().for_each(|tokens| epoch.take_waiting(now, tokens));
+        let silent = epoch.silent;
+        for first_rank in (0..self.shape.ranks).step_by(self.shape.per_worker) {
+            let ranks = first_rank..(first_rank + self.shape.per_worker).min(self.shape.ranks);
+            if silent.is_some_and(|rank| ranks.contains(&rank)) {
+                continue;
+            }
+            let ranks = ranks.map(|rank| sequences.iter().map(|tokens| partial(tokens, generation, rank)).collect());
+            let mut partials = Partials { first_rank, stamp: work.stamp, ranks: ranks.collect() };
+            self.tamper(replica, &mut partials);
+            let arrives = free_at + self.delay();
+            let heard = &mut self.replicas[replica].epoch.as_mut().unwrap().heard[first_rank];
+            *heard = arrives.max(*heard);
+            let after = *heard - now;
+            self.post(after, Message::Within(replica, number, Internal::Computed(partials)));
+        }
+    }
+
+    /// Sometimes a rank computes something else, or says so.
+    fn tamper(&mut self, replica: usize, partials: &mut Partials) {
+        let epoch = self.replicas[replica].epoch.as_mut().unwrap();
+        if epoch.skips.is_some_and(|rank| rank == partials.first_rank) {
+            partials.stamp.step += 1;
+        }
+        if !self.random.chance(self.wrong) {
+            return;
+        }
+        self.books.wronged = true;
+        let kinds = if self.shape.ranks > 1 { 5 } else { 3 };
+        let ranks = partials.ranks.len() as u64;
+        let of_rank = &mut partials.ranks[self.random.below(ranks) as usize];
+        let place = self.random.below(of_rank.len() as u64) as usize;
+        match self.random.below(kinds) {
+            0 => of_rank[place].logit = f32::NAN,
+            1 => drop(of_rank.pop()),
+            2 => partials.stamp.epoch -= 1,
+            // another row; only with another rank can that be known
+            3 => of_rank[place] = PartialLogit { logit: 1.0, checksum: of_rank[place].checksum ^ 1 },
+            _ => of_rank.rotate_left(1),
+        }
+    }
+}
+
+// === impl Epoch ===
+
+impl Epoch {
+    fn note_waiting(&mut self, line: usize, piece: &Piece, deadline: Micros) {
+        for (_, tail) in &piece.tails {
+            let tokens = [&piece.prefix[..], tail].concat();
+            self.waiting.push(Waiting { line, tag: piece.tag, tokens, deadline });
+        }
+    }
+
+    /// What is computed has arrived, was not computed before, and somebody still waits for it.
+    fn take_waiting(&mut self, now: Micros, tokens: &[u32]) {
+        self.waiting.retain(|it| it.deadline > now);
+        let place = self.waiting.iter().position(|it| it.tokens == tokens);
+        self.waiting.remove(place.expect("what is computed waits here"));
+    }
+
+    /// No more waits than credits allow: a step, the floors of idle gateways, and the last piece of each.
+    fn check_waiting(&mut self, now: Micros, budget: usize) {
+        self.waiting.retain(|it| it.deadline > now);
+        let of_line = |line: &usize| {
+            let mut packer = Packer::default();
+            let waiting = self.waiting.iter().filter(|it| it.line == *line);
+            waiting.for_each(|it| packer.push(it.tokens.as_slice().into()));
+            packer.tokens()
+        };
+        let waiting: usize = self.lines.iter().map(of_line).sum();
+        let most = budget * 5 / 4 + self.lines.len() * budget;
+        assert!(waiting <= most, "{waiting} tokens wait at {} lines, at most {most} may", self.lines.len());
+    }
+
+    /// Nothing waits, and the leader remembers nobody's sequence.
+    pub(super) fn check_idle(&mut self, now: Micros) {
+        self.waiting.retain(|it| it.deadline > now);
+        assert!(self.waiting.is_empty() && self.leader.stats().waiting == 0);
+        let leader = format!("{:?}", self.leader);
+        assert!(leader.contains("origins: {}") && !leader.contains("Origin {"), "{leader}");
+    }
+}

@@ -1,0 +1,232 @@
+//! Shard workers over loopback, without a gateway: ranks in one process or in several compute the same bits, epochs end
+//! when a worker is gone and begin again when it is back, and who does not fit is turned away with a reason.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use discovery::{Key, Registry};
+use model::Config;
+use proto::Message as _;
+use proto::shard::v1::{self as wire, RankRecord, RankState};
+use service::Network;
+use shard::{Patience, RanksOptions, Worker, WorkerOptions};
+use tests::golden;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
+use wire::attach_request::Message as ToReplica;
+use wire::attach_response::Message as FromReplica;
+use wire::leader_service_client::LeaderServiceClient;
+
+use crate::assay::{expected, ids};
+use crate::replica;
+
+const MODEL: &str = "gemma2-v4";
+const LONG: Duration = Duration::from_secs(20);
+
+/// A worker that runs in this process.
+struct Running {
+    task: JoinHandle<Result<(), shard::Error>>,
+    stop: CancellationToken,
+}
+
+fn options(ranks: std::ops::Range<usize>, world_size: usize) -> WorkerOptions {
+    let folder = golden(MODEL);
+    let file = folder.join("config.json");
+    let (config, _) = Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap();
+    let weights = vec![folder.join("model.safetensors")];
+    WorkerOptions {
+        model: MODEL.to_owned(),
+        replica: "a".to_owned(),
+        ranks: RanksOptions { config, weights, threads: ranks.len(), ranks, world_size },
+        generation: 1,
+        fingerprint: "f".to_owned(),
+        text_digest: "t".to_owned(),
+        step_tokens: 2048,
+        advertise: None,
+        patience: Patience { silence: Duration::from_secs(1), ..Patience::default() },
+    }
+}
+
+async fn start(registry: &Registry, options: WorkerOptions) -> Running {
+    let network = Network::tcp(None, None);
+    let listener = network.listen("127.0.0.1:0").await.unwrap();
+    let stop = CancellationToken::new();
+    let worker = Worker::new(options, registry.clone(), network);
+    Running { task: tokio::spawn(worker.run(listener, stop.clone())), stop }
+}
+
+/// Rank 0's record, once it serves a later epoch than this.
+async fn serving(registry: &Registry, after: u64) -> RankRecord {
+    let folder = Key::new("replicas/a").unwrap().below();
+    let end = tokio::time::Instant::now() + LONG;
+    loop {
+        let members = registry.list(&folder).await.unwrap();
+        let leader = members.iter().find(|member| member.key.as_str().ends_with("ranks/0"));
+        let record = leader.map(|member| RankRecord::decode(&*member.value).unwrap());
+        match record {
+            Some(record) if record.state() == RankState::Serving && record.epoch > after => return record,
+            record => assert!(tokio::time::Instant::now() < end, "not serving: {record:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+type Line = (mpsc::Sender<wire::AttachRequest>, Streaming<wire::AttachResponse>);
+
+async fn attach(record: &RankRecord, digest: &str, epoch: u64) -> Result<Line, Status> {
+    let channel = Network::tcp(None, None).dial(&record.address, LONG).await.unwrap();
+    let (line, outgoing) = mpsc::channel(1024);
+    let hello = wire::GatewayHello {
+        protocol: Some(wire::ProtocolRange { lowest: 1, highest: 1 }),
+        gateway: "test".to_owned(),
+        epoch,
+        text_digest: digest.to_owned(),
+    };
+    say(&line, ToReplica::Hello(hello)).await;
+    let answers = LeaderServiceClient::new(channel).attach(ReceiverStream::new(outgoing)).await?.into_inner();
+    Ok((line, answers))
+}
+
+async fn say(line: &mpsc::Sender<wire::AttachRequest>, message: ToReplica) {
+    line.send(wire::AttachRequest { message: Some(message) }).await.unwrap();
+}
+
+fn piece(number: u64, tails: &[&[u32]]) -> ToReplica {
+    let tail = |(conversation, ids): (usize, &&[u32])| wire::Tail { conversation: conversation as u32, ids: ids.to_vec() };
+    ToReplica::Piece(wire::Piece {
+        piece: number,
+        attempt: 1,
+        prefix: Vec::new(),
+        tails: tails.iter().enumerate().map(tail).collect(),
+        tokens: 1,
+        timeout_micros: 60_000_000,
+        traceparent: String::new(),
+    })
+}
+
+/// The sums of the partial logits of so many sequences, one to a piece, by the number of the piece.
+async fn sums(answers: &mut Streaming<wire::AttachResponse>, count: usize) -> Vec<f32> {
+    let mut sums = vec![None; count];
+    while sums.iter().any(Option::is_none) {
+        let results = match answers.message().await.unwrap().unwrap().message.unwrap() {
+            FromReplica::Results(results) => results,
+            FromReplica::Rejections(rejections) => panic!("{rejections:?}"),
+            _ => continue,
+        };
+        for computed in results.computed {
+            assert_eq!(computed.logits.len(), results.ranks.len());
+            assert!(computed.checksums.iter().all(|checksum| *checksum == computed.checksums[0]));
+            let before = sums[computed.piece as usize].replace(computed.logits.iter().fold(0.0, |sum, it| sum + it));
+            assert_eq!(before, None, "answered twice");
+        }
+    }
+    sums.into_iter().map(Option::unwrap).collect()
+}
+
+fn sequences() -> Vec<Arc<[u32]>> {
+    expected(MODEL).iter().map(|row| ids(row).into()).collect()
+}
+
+async fn score(record: &RankRecord) -> Vec<f32> {
+    let (line, mut answers) = attach(record, "t", record.epoch).await.unwrap();
+    let sequences = sequences();
+    for (number, sequence) in sequences.iter().enumerate() {
+        say(&line, piece(number as u64, &[sequence])).await;
+    }
+    tokio::time::timeout(LONG, sums(&mut answers, sequences.len())).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_in_one_process_and_in_several_compute_the_same_bits() {
+    for (world_size, splits) in [(1, vec![vec![0..1]]), (2, vec![vec![0..2], vec![0..1, 1..2]]), (4, vec![vec![0..2, 2..4]])] {
+        let expected = replica::scores(&mut replica::load(MODEL, world_size, world_size), &sequences());
+        for split in splits {
+            let registry = Registry::memory();
+            let mut running = Vec::new();
+            for ranks in split.clone() {
+                running.push(start(&registry, options(ranks, world_size)).await);
+            }
+            let scores = score(&serving(&registry, 0).await).await;
+            assert_eq!(scores, expected, "{split:?}");
+            // a worker that leaves takes its claims with it
+            for worker in &running {
+                worker.stop.cancel();
+            }
+            for worker in running {
+                let left = tokio::time::timeout(LONG, worker.task).await;
+                left.unwrap_or_else(|_| panic!("{split:?}: a worker does not leave")).unwrap().unwrap();
+            }
+            assert_eq!(registry.list(&Key::new("replicas").unwrap().below()).await.unwrap(), []);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_dies_ends_the_epoch_and_the_next_one_gives_the_same_bits() {
+    let registry = Registry::memory();
+    let leader = start(&registry, options(0..1, 2)).await;
+    let mut follower = start(&registry, options(1..2, 2)).await;
+    let mut record = serving(&registry, 0).await;
+    let scores = score(&record).await;
+    for _ in 0..3 {
+        let (_line, mut answers) = attach(&record, "t", record.epoch).await.unwrap();
+        follower.task.abort();
+        // the line to the gateway ends with the epoch
+        let ended = async { while let Ok(Some(_)) = answers.message().await {} };
+        tokio::time::timeout(LONG, ended).await.unwrap();
+        follower = start(&registry, options(1..2, 2)).await;
+        record = serving(&registry, record.epoch).await;
+        assert_eq!(score(&record).await, scores);
+    }
+    leader.stop.cancel();
+    tokio::time::timeout(LONG, leader.task).await.unwrap().unwrap().unwrap();
+    drop(follower);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_turned_away_with_a_reason() {
+    let registry = Registry::memory();
+    let _worker = start(&registry, options(0..1, 1)).await;
+    let record = serving(&registry, 0).await;
+    let refused = |digest: &'static str, epoch| {
+        let record = record.clone();
+        async move { attach(&record, digest, epoch).await.err().unwrap() }
+    };
+    let other = refused("another", record.epoch).await;
+    assert_eq!(other.code(), Code::FailedPrecondition);
+    assert!(other.message().contains("tokenizer"), "{other}");
+    let past = refused("t", record.epoch + 7).await;
+    assert_eq!(past.code(), Code::Unavailable);
+
+    // what is wrong with a piece is said of its conversations alone
+    let (line, mut answers) = attach(&record, "t", record.epoch).await.unwrap();
+    let good = &*sequences()[0];
+    say(&line, piece(3, &[good, &[9_999_999], &vec![5; 2049], &[]])).await;
+    let (mut rejected, mut scored) = (Vec::new(), 0);
+    while rejected.len() < 3 || scored < 1 {
+        match answers.message().await.unwrap().unwrap().message.unwrap() {
+            FromReplica::Rejections(of_piece) => rejected.extend(of_piece.rejections),
+            FromReplica::Results(results) => scored += results.computed.len(),
+            _ => {}
+        }
+    }
+    let problems: Vec<_> = rejected.iter().map(|it| (it.conversation, it.problem.as_str())).collect();
+    assert_eq!(problems.len(), 3);
+    assert!(problems[0].0 == 1 && problems[0].1.contains("outside the vocabulary"), "{problems:?}");
+    assert!(problems[1].0 == 2 && problems[1].1.contains("2049 tokens"), "{problems:?}");
+    assert!(problems[2].0 == 3 && problems[2].1.contains("empty"), "{problems:?}");
+    // the same piece twice is a gateway that lost count
+    say(&line, piece(7, &[good])).await;
+    say(&line, piece(7, &[good])).await;
+    let turned_out = loop {
+        match answers.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the line ended without a reason"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(turned_out.code(), Code::InvalidArgument);
+}

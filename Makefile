@@ -15,10 +15,11 @@ help: ## list these targets
 deps: ## check for what the build needs, and install what is missing
 	@scripts/deps.sh build
 
-demo: deps ## score the model card's two conversations on a small random checkpoint
+demo: deps ## start a gateway and two shards, and score the model card's conversations through gRPC
+	@cargo build --release --package assay
 	@echo "The model card's question with the right answer and with a wrong one."
 	@echo "The checkpoint's weights are random: the numbers are exact and mean nothing."
-	@cargo run --release --package assay -- score --model $(DEMO_MODEL) --input $(DEMO_INPUT)
+	@scripts/demo.sh target/release/assay $(DEMO_MODEL) $(DEMO_INPUT)
 	@echo "The binary is target/release/assay; a real model is --model owner/name, or its folder."
 
 test: ## format, lints, licenses and all tests: what CI runs

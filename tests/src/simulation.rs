@@ -12,6 +12,7 @@ mod replicas;
 mod score;
 mod world;
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -65,6 +66,7 @@ fn storm(seed: u64) -> World {
     world.trouble = wild > 0;
     world.wrong = if wild > 1 { random.below(40) } else { 0 };
     let busy = random.between(1_000, 10_000);
+    world.run_for(1);
     while world.now < STORM {
         let pause = random.below(busy);
         world.run_for(pause);
@@ -116,21 +118,26 @@ fn check_calm(world: &mut World) {
 
 #[test]
 fn whatever_fails_every_conversation_is_answered_once_rightly_and_in_time() {
-    let (mut scores, mut answers, mut elsewhere, mut events) = (0, 0, 0, 0);
+    let (mut scores, mut answers, mut events, mut seen) = (0, 0, 0, BTreeMap::new());
     for seed in 0..SEEDS {
         match catch_unwind(AssertUnwindSafe(|| storm(seed))) {
             Ok(world) => {
                 scores += world.books.scores;
                 answers += world.books.conversations();
-                elsewhere += world.books.elsewhere;
                 events += world.events;
+                for (what, times) in world.books.seen {
+                    *seen.entry(what).or_insert(0) += times;
+                }
             }
             Err(_) => panic!("seed {seed} fails: storm({seed}) repeats it"),
         }
     }
-    println!("{SEEDS} seeds, {events} events, {answers} answers, {scores} of them scores, {elsewhere} asked elsewhere");
+    println!("{SEEDS} seeds, {events} events, {answers} answers, {scores} of them scores; seen: {seen:?}");
     // otherwise it tests nothing
-    assert!(scores * 3 > answers * 2 && elsewhere > 0);
+    assert!(scores * 3 > answers * 2);
+    for rare in ["asked elsewhere", "declined", "drained", "late answers", "out of step", "overdue", "stalled"] {
+        assert!(seen.contains_key(rare), "{rare} was not seen in {SEEDS} seeds");
+    }
 }
 
 /// A cluster in which nothing goes wrong and steps are large, and that has taken in a flood from these tenants: single
@@ -164,21 +171,42 @@ fn check_flood(world: &World) {
     assert_eq!((world.books.refusals, world.books.failures.len()), (0, 0));
 }
 
+/// Gateways, replicas and ranks.
+const CLUSTERS: [(usize, usize, usize); 5] = [(1, 1, 2), (2, 2, 1), (3, 1, 3), (1, 3, 2), (3, 3, 1)];
+
 #[test]
 fn tenants_that_flood_share_by_weight() {
-    for (gateways, replicas, ranks) in [(1, 1, 2), (2, 2, 1), (3, 1, 3), (1, 3, 2)] {
+    for (gateways, replicas, ranks) in CLUSTERS {
         let mut world = flooded(shape(gateways, replicas, ranks), &[("a", 1), ("b", 3)]);
-        world.run_for(5 * SECOND);
+        world.run_for(4 * SECOND);
         check_flood(&world);
         let (a, b) = (world.books.sent["a"] as f64, world.books.sent["b"] as f64);
-        println!("{gateways} {replicas}: {a} {b} {} events {}", b/a, world.events);
         assert!((b / a / 3.0 - 1.0).abs() < 0.05, "{b} to {a} tokens, {gateways} gateways, {replicas} replicas");
     }
 }
 
 #[test]
-fn who_asks_now_and_then_waits_four_steps_at_most_whatever_floods() {
-    for (gateways, replicas, ranks) in [(1, 1, 2), (2, 2, 1), (3, 1, 3), (1, 3, 2)] {
+fn a_flood_fills_the_steps() {
+    for (gateways, replicas, ranks) in CLUSTERS {
+        for tenants in [&[("a", 1)][..], &[("a", 1), ("b", 1)]] {
+            let mut world = flooded(shape(gateways, replicas, ranks), tenants);
+            let computed = |world: &World| {
+                let stats = world.replicas.iter().map(|replica| replica.epoch.as_ref().unwrap().leader.stats());
+                stats.fold((0, 0), |(tokens, steps), it| (tokens + it.computed_tokens, steps + it.steps))
+            };
+            let before = computed(&world);
+            world.run_for(2 * SECOND);
+            check_flood(&world);
+            let after = computed(&world);
+            let fill = (after.0 - before.0) as f64 / (after.1 - before.1) as f64 / world.shape.budget as f64;
+            assert!(fill > 0.85, "steps are {fill:.2} full, {gateways} x {replicas}, {} tenants", tenants.len());
+        }
+    }
+}
+
+#[test]
+fn who_asks_now_and_then_waits_few_steps_whatever_floods() {
+    for (gateways, replicas, ranks) in CLUSTERS {
         let mut world = flooded(shape(gateways, replicas, ranks), &[("a", 1), ("b", 1)]);
         for _ in 0..80 {
             let what = vec![words(&mut world.random, 100).into()];
@@ -188,10 +216,13 @@ fn who_asks_now_and_then_waits_four_steps_at_most_whatever_floods() {
         }
         world.run_for(SECOND / 5);
         check_flood(&world);
-        let longest = world.books.waits["rare"].iter().max().unwrap();
-        let steps = *longest as f64 / world.shape.full_step() as f64;
-        println!("{gateways} {replicas}: {steps}");
-        assert_eq!(world.books.waits["rare"].len(), 80);
-        assert!(steps <= 4.0, "{steps} steps, {gateways} gateways, {replicas} replicas");
+        let waits = &mut world.books.waits.remove("rare").unwrap();
+        assert_eq!(waits.len(), 80);
+        waits.sort_unstable();
+        let steps = |wait: Micros| wait as f64 / world.shape.full_step() as f64;
+        let (median, longest) = (steps(waits[40]), steps(waits[79]));
+        // of each other gateway a whole step may come before it, and be waited for before there is credit again
+        let most = 4.0 + 2.0 * (gateways - 1) as f64;
+        assert!(median <= 4.0 && longest <= most, "{median} and {longest} steps, {gateways} x {replicas}");
     }
 }

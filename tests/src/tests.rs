@@ -11,6 +11,8 @@
 mod assay;
 mod bits;
 mod broken_model;
+mod client;
+mod cluster;
 mod golden;
 mod hub;
 mod inspect;

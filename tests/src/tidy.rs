@@ -27,13 +27,13 @@ const MAP: &[Place] = &[
     ("service", "crates/service", &[]),
     ("gateway", "services/gateway", &["proto", "prompt", "checkpoint", "discovery", "service"]),
     ("shard", "services/shard", &["proto", "model", "collective", "checkpoint", "discovery", "service"]),
-    ("assay", "services/assay", &["gateway", "shard", "prompt", "checkpoint", "model", "discovery", "service"]),
+    ("assay", "services/assay", &["gateway", "shard", "proto", "prompt", "checkpoint", "model", "discovery", "service"]),
 ];
 
 /// Crates of others that only some may link. Dev-dependencies are free; deny.toml guards the ways around this list.
 const LINKS: &[(&str, &[&str])] = &[
     ("tokio", &["discovery", "service", "gateway", "shard", "assay"]),
-    ("tonic", &["proto", "service", "gateway", "shard"]),
+    ("tonic", &["proto", "service", "gateway", "shard", "assay"]),
     ("tonic-health", &["service"]),
     ("prost", &["proto"]),
     ("etcd-client", &["discovery"]),

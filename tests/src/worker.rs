@@ -55,7 +55,7 @@ async fn start(registry: &Registry, options: WorkerOptions) -> Running {
     let listener = network.listen("127.0.0.1:0").await.unwrap();
     let stop = CancellationToken::new();
     let worker = Worker::new(options, registry.clone(), network);
-    Running { task: tokio::spawn(worker.run(listener, stop.clone())), stop }
+    Running { task: tokio::spawn(worker.run(listener, tonic::service::Routes::default(), stop.clone())), stop }
 }
 
 /// Rank 0's record, once it serves a later epoch than this.
@@ -101,7 +101,6 @@ fn piece(number: u64, tails: &[&[u32]]) -> ToReplica {
         attempt: 1,
         prefix: Vec::new(),
         tails: tails.iter().enumerate().map(tail).collect(),
-        tokens: 1,
         timeout_micros: 60_000_000,
         traceparent: String::new(),
     })

@@ -96,7 +96,8 @@ impl Message {
         self.fields.get("content").and_then(Value::as_str).map_or(0, str::len)
     }
 
-    pub(crate) fn fields(&self) -> &Map<String, Value> {
+    /// Its fields, as the template sees them: role, content, and whatever else the client gave.
+    pub fn fields(&self) -> &Map<String, Value> {
         &self.fields
     }
 

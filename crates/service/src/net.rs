@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Server, ServerTlsConfig};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Server, ServerTlsConfig, Uri};
 
 /// How the processes of a cluster, or the parts of one, reach each other. Clones share it.
 #[derive(Clone)]
@@ -137,7 +137,7 @@ impl Network {
                 if let Some(tls) = client {
                     endpoint = endpoint.tls_config(tls.clone())?;
                 }
-                endpoint.connect().await
+                endpoint.connect_with_connector(tower::service_fn(connect)).await
             }
             Kind::Memory(listeners) => {
                 let listener = listeners.lock().unwrap_or_else(PoisonError::into_inner).get(address).cloned();
@@ -183,6 +183,14 @@ impl Network {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .tcp_nodelay(true))
     }
+}
+
+/// A connection to the host and port of an address. An endpoint's own connector would limit the time for TCP, and wait
+/// forever for a peer that is silent in TLS.
+pub(crate) async fn connect(address: Uri) -> io::Result<TokioIo<TcpStream>> {
+    let stream = TcpStream::connect(address.authority().map_or("", |authority| authority.as_str())).await?;
+    stream.set_nodelay(true)?;
+    Ok(TokioIo::new(stream))
 }
 
 // === impl Listener ===

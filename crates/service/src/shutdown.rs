@@ -69,6 +69,11 @@ impl Shutdown {
         self.token.is_cancelled()
     }
 
+    /// What is cancelled when it begins, for those who know nothing of processes.
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+
     /// Waits until it has begun. The future borrows nothing, so that it can be handed to a server.
     pub fn begun(&self) -> impl Future<Output = ()> + Send + use<> {
         self.token.clone().cancelled_owned()

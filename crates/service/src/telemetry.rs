@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{WithExportConfig as _, WithTonicConfig as _};
+use opentelemetry_otlp::{RetryPolicy, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
@@ -20,6 +20,8 @@ use tracing::{Dispatch, dispatcher};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt, registry};
+
+use crate::net;
 
 /// What a process says of itself while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +101,7 @@ struct Announced<E> {
 /// How long a connection to the collector, and a call, may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end of the process may wait for the last spans.
-const LAST_FLUSH: Duration = Duration::from_secs(5);
+const LAST_FLUSH: Duration = Duration::from_secs(3);
 
 /// Starts the log, and the export of spans if there is a collector. It is the first thing a process does, and needs no
 /// runtime.
@@ -160,13 +162,17 @@ impl Spans {
 
 fn exporter(endpoint: &str) -> Result<opentelemetry_otlp::SpanExporter, Box<dyn std::error::Error>> {
     let mut collector = Endpoint::from_shared(endpoint.to_owned())?.connect_timeout(PATIENCE).timeout(PATIENCE);
+    let has_port = collector.uri().port().is_some();
     match collector.uri().scheme_str() {
-        Some("http") => {}
-        Some("https") => collector = collector.tls_config(ClientTlsConfig::new().with_native_roots())?,
+        Some("http") if has_port => {}
+        Some("https") if has_port => collector = collector.tls_config(ClientTlsConfig::new().with_native_roots())?,
         _ => return Err("expected one such as http://127.0.0.1:4317".into()),
     }
-    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic();
-    Ok(exporter.with_channel(collector.connect_lazy()).with_timeout(PATIENCE).build()?)
+    let channel = collector.connect_with_connector_lazy(tower::service_fn(net::connect));
+    // Retries would hold up the end of a process whose collector is away, for spans that it may lose.
+    let once = RetryPolicy::default().with_max_retries(0);
+    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().with_retry_policy(once);
+    Ok(exporter.with_channel(channel).with_timeout(PATIENCE).build()?)
 }
 
 // === impl Guard ===

@@ -16,7 +16,8 @@ pub const TRACEPARENT: &str = "traceparent";
 /// The text as the propagator reads it: headers of which there is one.
 struct Header<'t>(&'t str);
 
-/// The context of the current span, for the other process; None if there is none, or its trace is not recorded.
+/// The context of the current span, for the other process; None if there is none. It says so if the trace is not
+/// recorded, so that the other process does not begin one of its own.
 ///
 /// It fixes the span's place in its trace: [`set_parent`] comes before.
 pub fn current() -> Option<String> {
@@ -24,8 +25,7 @@ pub fn current() -> Option<String> {
     let span = context.span();
     let context = span.span_context();
     let flags = context.trace_flags().to_u8();
-    (context.is_valid() && context.is_sampled())
-        .then(|| format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id()))
+    context.is_valid().then(|| format!("00-{}-{}-{flags:02x}", context.trace_id(), context.span_id()))
 }
 
 /// Makes a span the child of the other process's span. A text that is no `traceparent` is ignored.

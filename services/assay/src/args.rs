@@ -8,13 +8,18 @@ use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 use prompt::Truncate;
 
+use crate::client;
+use crate::opened::ModelChoice;
+use crate::serve;
+
 /// Scores conversations with reward models: raw logits, equal to Hugging Face's, the same bits in any batch.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub(crate) struct Args {
     /// What to log on standard error: error, warn, info, debug, or a filter such as warn,checkpoint=debug
-    #[arg(long, global = true, env = "ASSAY_LOG", default_value = "warn", value_name = "FILTER", hide_env = true)]
-    pub(crate) log: String,
+    /// [default: warn, for services what their settings say, or info]
+    #[arg(long, global = true, env = "ASSAY_LOG", value_name = "FILTER", hide_env = true)]
+    pub(crate) log: Option<String>,
 
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -23,8 +28,14 @@ pub(crate) struct Args {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Up(serve::args::Up),
     Score(Score),
+    Status(client::args::Status),
+    Bench(client::args::Bench),
     Inspect(Inspect),
+    Gateway(serve::args::Gateway),
+    Shard(serve::args::Shard),
+    Config(serve::args::Config),
 }
 
 /// Score conversations from JSON Lines
@@ -42,11 +53,18 @@ pub(crate) enum Command {
 ///
 /// status is ok, truncated, too_long or invalid; a conversation without a score has null for it, and the others go on.
 /// The exit status is 1 if any conversation has no score, 2 for a wrong call or a model that cannot be used.
+///
+/// With --endpoint a gateway computes the scores: the same ones, and no model is loaded here. A line may then also have
+/// the status deadline_exceeded, unavailable or internal.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Score {
+    /// A folder with a checkpoint, or owner/name on the Hugging Face hub; with --endpoint what the gateway calls the model
+    #[arg(long, value_name = "DIR|OWNER/NAME", required_unless_present = "endpoint")]
+    pub(crate) model: Option<String>,
+
     #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    hub: HubArgs,
 
     /// Conversations, as JSON Lines; - is standard input
     #[arg(long, default_value = "-", value_name = "FILE")]
@@ -74,10 +92,13 @@ pub(crate) struct Score {
     /// Write counts, times and the fingerprint to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) stats: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) remote: client::args::Remote,
 }
 
 /// More threads than any machine has cores only cost time to start.
-fn threads(text: &str) -> Result<NonZeroUsize, String> {
+pub(crate) fn threads(text: &str) -> Result<NonZeroUsize, String> {
     let threads = text.parse::<NonZeroUsize>().map_err(|_| "expected a number from 1 to 1024".to_owned())?;
     if threads.get() > 1024 { Err("expected a number from 1 to 1024".to_owned()) } else { Ok(threads) }
 }
@@ -110,6 +131,13 @@ pub(crate) struct ModelArgs {
     #[arg(long, value_name = "DIR|OWNER/NAME")]
     pub(crate) model: String,
 
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+/// Where models that are not on disk come from.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct HubArgs {
     /// Branch, tag or commit of a model on the hub [default: main]
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
@@ -158,11 +186,29 @@ pub(crate) enum TruncateArg {
     Right,
 }
 
+// === impl Score ===
+
+impl Score {
+    /// Which model to load, and where it comes from.
+    pub(crate) fn choice(&self) -> ModelChoice {
+        ModelChoice { model: self.model.clone().unwrap_or_default(), hub: self.hub.options() }
+    }
+}
+
 // === impl ModelArgs ===
 
 impl ModelArgs {
+    /// Which model, and where it comes from.
+    pub(crate) fn choice(&self) -> ModelChoice {
+        ModelChoice { model: self.model.clone(), hub: self.hub.options() }
+    }
+}
+
+// === impl HubArgs ===
+
+impl HubArgs {
     /// The hub's options; the cache is where Python's huggingface_hub keeps it, unless told otherwise.
-    pub(crate) fn hub(&self) -> HubOptions {
+    pub(crate) fn options(&self) -> HubOptions {
         let home = self.hub_home.clone().or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")));
         HubOptions {
             endpoint: self.hub_endpoint.clone(),

@@ -13,7 +13,7 @@ use crate::opened::Opened;
 
 /// Runs the command.
 pub(crate) fn run(args: &Inspect) -> Result<ExitCode> {
-    let opened = Opened::open(&args.model)?;
+    let opened = Opened::open(&args.model.choice())?;
     let options = opened.options(&args.limits, usize::MAX)?;
     let mut output = stdout().lock();
     match &args.input {

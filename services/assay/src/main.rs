@@ -3,37 +3,55 @@
 //! This is the only place that reads flags and the environment; everything below takes structs.
 
 mod args;
+mod client;
 mod inspect;
 mod opened;
 mod score;
+mod serve;
+mod settings;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::Parser as _;
-use tracing_subscriber::EnvFilter;
+use service::telemetry::{self, Format, Telemetry};
 
 use self::args::{Args, Command};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&args.log))
-        .with_writer(std::io::stderr)
-        .without_time()
-        .with_target(false);
-    match std::io::stderr().is_terminal() {
-        true => log.init(),
-        false => log.with_ansi(false).init(),
-    }
-    let outcome = match args.command {
-        Command::Score(score) => score::run(&score),
-        Command::Inspect(inspect) => inspect::run(&inspect),
-    };
-    outcome.unwrap_or_else(|error| {
-        tracing::error!("{error:#}");
+    let Args { log, command } = Args::parse();
+    run(command, log.as_deref()).unwrap_or_else(|error| {
+        // the log may be what could not be started
+        let _ = writeln!(std::io::stderr(), "error: {error:#}");
         ExitCode::from(WRONG_CALL)
     })
+}
+
+/// Services start their own log, for their settings say how.
+fn run(command: Command, log: Option<&str>) -> Result<ExitCode> {
+    match command {
+        Command::Up(up) => serve::up(&up, log),
+        Command::Gateway(gateway) => serve::gateway(&gateway, log),
+        Command::Shard(shard) => serve::shard(&shard, log),
+        Command::Score(score) => with_log(log, || score::run(&score)),
+        Command::Bench(bench) => with_log(log, || client::bench::run(&bench)),
+        Command::Status(status) => with_log(log, || client::status::run(&status)),
+        Command::Inspect(inspect) => with_log(log, || inspect::run(&inspect)),
+        Command::Config(config) => serve::config(&config),
+    }
+}
+
+/// Runs a command with a log for people at a terminal.
+fn with_log(filter: Option<&str>, command: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
+    let _telemetry = telemetry::init(&Telemetry {
+        filter: filter.unwrap_or("warn").to_owned(),
+        format: Format::Brief,
+        ansi: std::io::stderr().is_terminal(),
+        otlp: None,
+        service: "assay",
+    })?;
+    command()
 }
 
 /// Every conversation has its answer, but not every one has a score.

@@ -3,11 +3,25 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use checkpoint::{Checkpoint, Fingerprint};
+use checkpoint::{Checkpoint, Fingerprint, HubOptions};
 use model::Config;
 use prompt::{Encoder, Options, Sources};
 
-use crate::args::{LimitArgs, ModelArgs};
+use crate::args::LimitArgs;
+
+/// Which model, and where it comes from.
+#[derive(Clone)]
+pub(crate) struct ModelChoice {
+    /// A directory, or `owner/name` on the hub.
+    pub(crate) model: String,
+    pub(crate) hub: HubOptions,
+}
+
+/// A model whose files are there and whose config is read.
+pub(crate) struct Located {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) config: Config,
+}
 
 /// A model, without its weights.
 pub(crate) struct Opened {
@@ -16,18 +30,28 @@ pub(crate) struct Opened {
     pub(crate) encoder: Encoder,
 }
 
-// === impl Opened ===
+// === impl Located ===
 
-impl Opened {
-    /// Finds the model, fetching it if it is on the hub, and reads its config, tokenizer and template. Warns of fields
-    /// that nobody knows.
-    pub(crate) fn open(args: &ModelArgs) -> Result<Self> {
-        let checkpoint = checkpoint::locate(&args.model, &args.hub())?;
+impl Located {
+    /// Finds the model, fetching it if it is on the hub, and reads its config. Warns of fields that nobody knows.
+    pub(crate) fn find(choice: &ModelChoice) -> Result<Self> {
+        let checkpoint = checkpoint::locate(&choice.model, &choice.hub)?;
         let config = read_to_string(&checkpoint.config)?;
         let (config, warnings) = Config::parse(&checkpoint.config, &config)?;
         for warning in warnings {
             tracing::warn!("{warning}");
         }
+        Ok(Self { checkpoint, config })
+    }
+
+    /// What the scores of this model depend on, if it runs on so many ranks.
+    pub(crate) fn fingerprint(&self, world_size: usize) -> Result<Fingerprint> {
+        fingerprint(&self.checkpoint, world_size)
+    }
+
+    /// Reads the tokenizer and the template too.
+    pub(crate) fn open(self) -> Result<Opened> {
+        let Self { checkpoint, config } = self;
         let optional = |path: &Option<_>| path.as_deref().map(read).transpose();
         let sources = Sources {
             tokenizer: read(&checkpoint.tokenizer)?,
@@ -41,12 +65,25 @@ impl Opened {
         if encoder.template_source().is_none() {
             tracing::warn!("the model has no chat template: only text and input_ids can be scored");
         }
-        Ok(Self { checkpoint, config, encoder })
+        Ok(Opened { checkpoint, config, encoder })
+    }
+}
+
+fn fingerprint(checkpoint: &Checkpoint, world_size: usize) -> Result<Fingerprint> {
+    Ok(checkpoint::fingerprint(&checkpoint.digest()?, &model::numerics(world_size)?))
+}
+
+// === impl Opened ===
+
+impl Opened {
+    /// Finds the model, fetching it if it is on the hub, and reads its config, tokenizer and template.
+    pub(crate) fn open(choice: &ModelChoice) -> Result<Self> {
+        Located::find(choice)?.open()
     }
 
     /// What the scores of this model depend on, if it runs on so many ranks.
     pub(crate) fn fingerprint(&self, world_size: usize) -> Result<Fingerprint> {
-        Ok(checkpoint::fingerprint(&self.checkpoint.digest()?, &model::numerics(world_size)?))
+        fingerprint(&self.checkpoint, world_size)
     }
 
     /// How conversations are encoded, for steps of `budget` tokens.

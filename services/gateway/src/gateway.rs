@@ -7,17 +7,21 @@ use std::time::Duration;
 
 use discovery::Registry;
 use proto::v1::reward_service_server::RewardServiceServer;
+use proto::v1::status_service_server::StatusServiceServer;
 use service::Network;
 use service::net::Listener;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::core::{Gateway as Core, Settings};
 use crate::frontend::{Frontend, Model, Rewards};
+use crate::monitor::Monitor;
 use crate::observer::{Observer, Roster};
 use crate::options::{ServedModel, ServiceOptions};
+use crate::page::Page;
 use crate::replicas::{self, Setting};
 use crate::runner::Runner;
 use crate::tokenizers::Tokenizers;
@@ -28,6 +32,12 @@ pub struct Gateway {
     observer: Observer,
     max_message_bytes: usize,
     drain_timeout: Duration,
+    /// Nothing new is accepted.
+    ending: CancellationToken,
+    /// What was accepted is given up.
+    ended: CancellationToken,
+    /// Calls of the page that are not answered.
+    calls: TaskTracker,
     _stop: DropGuard,
 }
 
@@ -100,7 +110,7 @@ impl Gateway {
             return Err(StartError::NoModels);
         }
         let watchers = models.iter().map(|(name, model)| (name.clone(), (model.runner.watcher(), model.max_length)));
-        let observer = Observer::new(watchers.collect(), roster.clone());
+        let observer = Observer::new(&options.name, watchers.collect(), roster.clone());
         let setting = Setting {
             name: options.name,
             protocol: options.protocol,
@@ -124,6 +134,9 @@ impl Gateway {
             observer,
             max_message_bytes: options.max_message_bytes,
             drain_timeout: options.drain_timeout,
+            ending: CancellationToken::new(),
+            ended: CancellationToken::new(),
+            calls: TaskTracker::new(),
             _stop: stop.drop_guard(),
         })
     }
@@ -133,8 +146,22 @@ impl Gateway {
         self.observer.clone()
     }
 
-    /// Serves clients beside `others` (health, say) until `shutdown`. Then it accepts nothing more, finishes what it has
-    /// accepted as long as the drain timeout allows, and ends.
+    /// What there is to see on an HTTP port: a page, and what it is made of. It scores until the gateway is told to end,
+    /// and shows how that goes.
+    pub fn page(&self) -> service::axum::Router {
+        let page = Page {
+            observer: self.observer(),
+            frontend: Arc::downgrade(&self.frontend),
+            ending: self.ending.clone(),
+            ended: self.ended.clone(),
+            calls: self.calls.clone(),
+            max_message_bytes: self.max_message_bytes,
+        };
+        page.router()
+    }
+
+    /// Serves clients beside `others` (health, say) until `shutdown`, once. Then it accepts nothing more, finishes what it
+    /// has accepted as long as the drain timeout allows, and ends.
     ///
     /// # Errors
     /// If the transport fails.
@@ -145,9 +172,8 @@ impl Gateway {
         incoming: Listener,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
-        let ended = CancellationToken::new();
         let frontend = Arc::clone(&self.frontend);
-        let rewards = Rewards { frontend, ending: shutdown.clone(), ended: ended.clone() };
+        let rewards = Rewards { frontend, ending: self.ending.clone(), ended: self.ended.clone() };
         let rewards = RewardServiceServer::new(rewards)
             .max_decoding_message_size(self.max_message_bytes)
             .max_encoding_message_size(usize::MAX);
@@ -155,19 +181,26 @@ impl Gateway {
             || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS);
         let routes = others
             .add_service(rewards)
+            .add_service(StatusServiceServer::new(Monitor { observer: self.observer() }))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
-        let signal = shutdown.clone().cancelled_owned();
-        let mut serving = Box::pin(server.add_routes(routes).serve_with_incoming_shutdown(incoming, signal));
+        let signal = self.ending.clone().cancelled_owned();
+        let mut serving = Box::pin(async {
+            server.add_routes(routes).serve_with_incoming_shutdown(incoming, signal).await?;
+            self.calls.close();
+            self.calls.wait().await;
+            Ok::<_, ServeError>(())
+        });
         let late = async {
             shutdown.cancelled().await;
+            self.ending.cancel();
             sleep(self.drain_timeout).await;
         };
         tokio::select! {
-            served = &mut serving => return Ok(served?),
+            served = &mut serving => return served,
             () = late => tracing::warn!("what was accepted is not finished in time, and is given up"),
         }
-        ended.cancel();
-        Ok(timeout(LAST_WORDS, serving).await.unwrap_or(Ok(()))?)
+        self.ended.cancel();
+        timeout(LAST_WORDS, serving).await.unwrap_or(Ok(()))
     }
 }

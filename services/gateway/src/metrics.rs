@@ -10,6 +10,12 @@ use crate::observer::Backlog;
 use crate::options::Tenants;
 use crate::runner::Serving;
 
+/// The upper bounds of the histograms, by name.
+pub const BUCKETS: &[(&str, &[f64])] = &[
+    ("assay_gateway_stage_seconds", &[0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]),
+    ("assay_gateway_score", &[-30.0, -20.0, -10.0, -5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0]),
+];
+
 /// A stage of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {

@@ -8,11 +8,12 @@ use tokio::sync::watch;
 
 use crate::core::{Stats, Version};
 use crate::replicas::Record;
-use crate::runner;
+use crate::runner::{self, Observation, Scored};
 
 /// Watches a gateway. Clones share it; it does not keep the gateway alive.
 #[derive(Clone)]
 pub struct Observer {
+    gateway: Arc<str>,
     models: Arc<BTreeMap<String, (runner::Watcher, usize)>>,
     roster: Roster,
 }
@@ -20,6 +21,8 @@ pub struct Observer {
 /// What there is to see at a moment.
 #[derive(Debug, Clone)]
 pub struct View {
+    /// What the gateway is called.
+    pub gateway: String,
     /// The models that are served, by name.
     pub models: Vec<ModelView>,
     /// The replicas that are there, by name.
@@ -43,6 +46,10 @@ pub struct ModelView {
     pub stats: Option<Stats>,
     /// What waits for credits, by tenant.
     pub waiting: Vec<Backlog>,
+    /// Conversations that got a score, since the start.
+    pub scores: u64,
+    /// Their tokens.
+    pub scored_tokens: u64,
 }
 
 /// What waits for credits, of one tenant.
@@ -133,8 +140,8 @@ pub(crate) struct Roster {
 // === impl Observer ===
 
 impl Observer {
-    pub(crate) fn new(models: BTreeMap<String, (runner::Watcher, usize)>, roster: Roster) -> Self {
-        Self { models: Arc::new(models), roster }
+    pub(crate) fn new(gateway: &str, models: BTreeMap<String, (runner::Watcher, usize)>, roster: Roster) -> Self {
+        Self { gateway: gateway.into(), models: Arc::new(models), roster }
     }
 
     /// Whether some replica takes work.
@@ -155,9 +162,9 @@ impl Observer {
         let mut models = Vec::with_capacity(self.models.len());
         for (name, (watcher, max_length)) in self.models.iter() {
             let serving = watcher.serving();
-            let (stats, waiting) = match watcher.observe().await {
-                Some(observation) => (Some(observation.stats), observation.waiting),
-                None => (None, Vec::new()),
+            let (stats, waiting, scored) = match watcher.observe().await {
+                Some(Observation { stats, waiting, scored }) => (Some(stats), waiting, scored),
+                None => (None, Vec::new(), Scored::default()),
             };
             models.push(ModelView {
                 name: name.clone(),
@@ -167,9 +174,11 @@ impl Observer {
                 standby: serving.standby,
                 stats,
                 waiting,
+                scores: scored.scores,
+                scored_tokens: scored.tokens,
             });
         }
-        View { models, replicas: self.replicas() }
+        View { gateway: self.gateway.to_string(), models, replicas: self.replicas() }
     }
 
     fn replicas(&self) -> Vec<ReplicaView> {

@@ -10,6 +10,8 @@
 //! | comes when the gateway ends | UNAVAILABLE | at once, elsewhere |
 //! | meets a fault of the gateway | INTERNAL | - |
 //!
+//! Over HTTP these are 400, 404, 429 (with `Retry-After`), 413, 504, 503 and 500.
+//!
 //! tonic itself refuses messages beyond the limit with OUT_OF_RANGE, and bytes that are no message with INTERNAL.
 //! In a stream, what is wrong with one item becomes the status of its conversations, and the stream goes on.
 //!
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 use prompt::ItemError;
 use proto::v1;
+use service::axum::http::StatusCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -83,7 +86,21 @@ impl CallError {
         }
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// The same over HTTP.
+    pub(crate) fn http_status(&self) -> StatusCode {
+        match self.code() {
+            Code::InvalidArgument => StatusCode::BAD_REQUEST,
+            Code::NotFound => StatusCode::NOT_FOUND,
+            Code::ResourceExhausted if self.retry_after().is_none() => StatusCode::PAYLOAD_TOO_LARGE,
+            Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+            Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// When it is worth to come back.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(Refusal::Full { retry_after, .. }) => Some(*retry_after),
             Self::Refused(Refusal::Deadline { retry_after, .. }) => *retry_after,

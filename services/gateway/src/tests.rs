@@ -5,5 +5,6 @@ mod calls;
 mod cluster;
 mod drain;
 mod fake;
+mod page;
 mod replicas;
 mod streams;

@@ -7,10 +7,12 @@
 //! | `plan` | what is computed next, who may send how much, what is overdue; as functions over values |
 //! | `leader` | what the leader of a replica does in one epoch, as a function over values |
 //! | `worker` | a process that owns ranks: claims, epochs, streams, drain |
+//! | `metrics` | what is counted |
 //! | `wire` | the inner protocol to these types and back |
 
 mod error;
 pub mod leader;
+mod metrics;
 pub mod plan;
 mod ranks;
 mod replica;
@@ -18,6 +20,7 @@ mod wire;
 mod worker;
 
 pub use self::error::Error;
+pub use self::metrics::BUCKETS;
 pub use self::ranks::{Ranks, RanksOptions};
 pub use self::replica::{Disagreement, Replica, ReplicaOptions, Scores};
 pub use self::worker::{Patience, Worker, WorkerOptions};

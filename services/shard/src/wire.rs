@@ -40,13 +40,14 @@ fn stamp(stamp: Option<wire::Stamp>) -> Result<Stamp, String> {
 
 // === between gateways and leaders ===
 
-/// A piece that arrived at `now`.
+/// A piece that arrived at `now`. It takes as many credits as its gateway debits itself.
 pub(crate) fn piece(piece: wire::Piece, now: Duration) -> Piece {
+    let tails: usize = piece.tails.iter().map(|tail| tail.ids.len()).sum();
     Piece {
+        tokens: (piece.prefix.len() + tails) as u64,
         tag: Tag { piece: piece.piece, attempt: piece.attempt },
         prefix: piece.prefix,
         tails: piece.tails.into_iter().map(|tail| (tail.conversation, tail.ids)).collect(),
-        tokens: piece.tokens,
         deadline: Some(now.saturating_add(Duration::from_micros(piece.timeout_micros))),
         trace: (!piece.traceparent.is_empty()).then(|| piece.traceparent.into()),
     }

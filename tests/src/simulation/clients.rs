@@ -42,8 +42,8 @@ pub(super) struct Books {
     pub(super) scores: u64,
     pub(super) failures: BTreeMap<String, u64>,
     pub(super) refusals: u64,
-    pub(super) cancelled: u64,
-    pub(super) elsewhere: u64,
+    /// How often something rare was seen.
+    pub(super) seen: BTreeMap<&'static str, u64>,
     /// Tokens that were sent, by tenant; and how long each conversation with a score took.
     pub(super) sent: BTreeMap<&'static str, u64>,
     pub(super) waits: BTreeMap<&'static str, Vec<Micros>>,
@@ -70,6 +70,10 @@ impl Books {
     /// Nobody waits for anything.
     pub(super) fn is_idle(&self) -> bool {
         self.open.is_empty() && self.looking == 0
+    }
+
+    pub(super) fn saw(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
     }
 
     pub(super) fn conversations(&self) -> u64 {
@@ -123,13 +127,13 @@ impl World {
         self.tell(gateway, Event::Admit(request));
     }
 
-    /// Cancels something that is not answered.
+    /// Cancels something that is not answered, and still may be.
     pub(super) fn cancel(&mut self) {
         let skip = self.random.below(20);
-        let newest = (0..self.books.next).rev().map(RequestId).filter(|id| self.books.open.contains_key(id));
+        let in_time = |id: &RequestId| self.books.open.get(id).is_some_and(|asked| asked.ask.deadline > self.now);
+        let newest = (0..self.books.next).rev().map(RequestId).filter(in_time);
         let Some(id) = newest.take(skip as usize + 1).last() else { return };
-        let (gateway, conversations) = self.close(id);
-        self.books.cancelled += conversations;
+        let gateway = self.close(id);
         self.tell(gateway, Event::Cancel(id));
     }
 
@@ -139,7 +143,7 @@ impl World {
         let lost: BTreeSet<RequestId> = self.books.open.iter().filter_map(of_it).collect();
         for id in lost {
             let ask = self.books.open.remove(&id).unwrap().ask;
-            self.books.elsewhere += 1;
+            self.books.saw("asked elsewhere");
             self.books.looking += 1;
             let after = self.random.below(20_000);
             self.post(after, Message::Ask(ask));
@@ -147,11 +151,11 @@ impl World {
         self.gateways[gateway].unanswered = 0;
     }
 
-    fn close(&mut self, id: RequestId) -> (usize, u64) {
+    fn close(&mut self, id: RequestId) -> usize {
         let Asked { ask, gateway, answered, .. } = self.books.open.remove(&id).unwrap();
         let rest = (ask.conversations.len() - answered.len()) as u64;
         self.gateways[gateway].unanswered -= rest;
-        (gateway, rest)
+        gateway
     }
 
     pub(super) fn refused(&mut self, id: RequestId, refusal: Refusal) {
@@ -194,7 +198,9 @@ impl World {
             }
             Err(failure) => {
                 let allowed = match failure {
-                    Failure::DeadlineExceeded => (deadline..=deadline + LATE).contains(&self.now),
+                    Failure::DeadlineExceeded => {
+                        (deadline..=deadline + LATE).contains(&self.now) && deadline < self.recovered_at
+                    }
                     Failure::Unavailable => self.troubled,
                     Failure::Disagreement(Disagreement::NotFinite) => poisoned || self.books.wronged,
                     Failure::Disagreement(_) => self.books.wronged,

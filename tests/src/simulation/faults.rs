@@ -1,13 +1,17 @@
-//! What goes wrong.
+//! What goes wrong: gateways, leaders, followers, ranks and lines fail, replicas drain and are upgraded.
 
 use super::replicas::{Death, Internal};
-use super::world::{Message, World};
+use super::world::{Message, Micros, World};
+
+/// How long what is going wrong may go on, and how long it takes to catch up after that.
+const RECOVERY: Micros = 1_000_000;
 
 // === impl World ===
 
 impl World {
-    /// Nothing goes wrong from now on.
+    /// Nothing goes wrong from now on, and soon nobody notices any more that it did.
     pub(super) fn calm_down(&mut self) {
+        self.recovered_at = self.now + RECOVERY;
         (self.trouble, self.wrong) = (false, 0);
         self.lines.iter_mut().for_each(|line| line.lag = 0);
     }
@@ -69,7 +73,7 @@ impl World {
                 (150_000, die(Death::Orderly))
             }
             _ => {
-                epoch.skips = Some(rank - rank % self.shape.per_worker);
+                epoch.skips = Some(rank);
                 (150_000, die(Death::Orderly))
             }
         };

@@ -174,10 +174,14 @@ impl World {
             }
             Down::Credits(tokens) => self.tell(number, Event::Granted { replica: id, epoch, tokens }),
             Down::Answers(answers) => {
+                if gateway.lines.get(&replica) != Some(&line) {
+                    self.books.saw("late answers");
+                }
                 let answers = answers_of(&answers);
                 self.tell(number, Event::Answered { replica: id, epoch, answers });
             }
             Down::Rejections(rejections) => {
+                self.books.saw("declined");
                 let answers = rejections.into_iter().map(rejection).collect();
                 self.tell(number, Event::Answered { replica: id, epoch, answers });
             }
@@ -247,6 +251,7 @@ impl World {
             }
             Action::Disconnect { replica, epoch } => {
                 assert!(self.troubled, "a replica that does what it should has stalled");
+                self.books.saw("stalled");
                 let replica = replica.0 as usize;
                 let line = self.gateways[number].lines.get(&replica).copied();
                 if let Some(line) = line.filter(|line| self.lines[*line].epoch == epoch) {

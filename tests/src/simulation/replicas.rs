@@ -132,7 +132,7 @@ impl World {
                 self.announce(gateway, News::Epoch { replica, epoch: epoch.number, open: false });
             }
         }
-        let back = self.random.between(5_000, 100_000);
+        let back = self.random.between(2_000, 60_000);
         self.post(back, Message::Form(replica));
     }
 
@@ -242,6 +242,11 @@ impl World {
                     let epoch = self.replicas[replica].epoch.as_ref().unwrap();
                     let known = if ending == Ending::Drained { epoch.draining } else { epoch.hurt };
                     assert!(known, "replica {replica} ends its epoch for no reason: {ending}");
+                    self.books.saw(match ending {
+                        Ending::Drained => "drained",
+                        Ending::Overdue(_) => "overdue",
+                        Ending::OutOfStep { .. } | Ending::Rows { .. } => "out of step",
+                    });
                     return self.end(replica, Death::Orderly);
                 }
             }
@@ -253,20 +258,29 @@ impl World {
         let begin = self.now + self.delay();
         let took = self.shape.step + self.shape.token * work.batch.tokens.len() as Micros;
         let now = self.now;
+        assert!(work.batch.tokens.len().max(work.batch.ends.len()) <= self.shape.budget);
         let epoch = self.replicas[replica].epoch.as_mut().unwrap();
         epoch.free_at = epoch.free_at.max(begin) + took;
         let (free_at, number, generation) = (epoch.free_at, epoch.number, epoch.generation);
         let sequences = sequences(&work.batch);
         sequences.iter().for_each(|tokens| epoch.take_waiting(now, tokens));
-        let silent = epoch.silent;
+        let (silent, skips) = (epoch.silent, epoch.skips);
+        // if two were wrong in the same way, nobody could know
+        let wrong = self.random.chance(self.wrong).then(|| self.random.below(self.shape.ranks as u64) as usize);
         for first_rank in (0..self.shape.ranks).step_by(self.shape.per_worker) {
             let ranks = first_rank..(first_rank + self.shape.per_worker).min(self.shape.ranks);
             if silent.is_some_and(|rank| ranks.contains(&rank)) {
                 continue;
             }
-            let ranks = ranks.map(|rank| sequences.iter().map(|tokens| partial(tokens, generation, rank)).collect());
-            let mut partials = Partials { first_rank, stamp: work.stamp, ranks: ranks.collect() };
-            self.tamper(replica, &mut partials);
+            let of_rank = |rank| sequences.iter().map(|tokens| partial(tokens, generation, rank)).collect();
+            let mut partials = Partials { first_rank, stamp: work.stamp, ranks: ranks.clone().map(of_rank).collect() };
+            partials.stamp.step += u64::from(skips.is_some_and(|rank| ranks.contains(&rank)));
+            if let Some(rank) = wrong.filter(|rank| ranks.contains(rank)) {
+                self.tamper(rank, &mut partials);
+                // the leader does not go on with ranks that cannot count
+                let short = partials.ranks.iter().any(|of_rank| of_rank.len() < sequences.len());
+                self.replicas[replica].epoch.as_mut().unwrap().hurt |= short;
+            }
             let arrives = free_at + self.delay();
             let heard = &mut self.replicas[replica].epoch.as_mut().unwrap().heard[first_rank];
             *heard = arrives.max(*heard);
@@ -275,24 +289,20 @@ impl World {
         }
     }
 
-    /// Sometimes a rank computes something else, or says so.
-    fn tamper(&mut self, replica: usize, partials: &mut Partials) {
-        let epoch = self.replicas[replica].epoch.as_mut().unwrap();
-        if epoch.skips.is_some_and(|rank| rank == partials.first_rank) {
-            partials.stamp.step += 1;
-        }
-        if !self.random.chance(self.wrong) {
-            return;
-        }
+    /// A rank computes something else, or says so.
+    fn tamper(&mut self, rank: usize, partials: &mut Partials) {
         self.books.wronged = true;
         let kinds = if self.shape.ranks > 1 { 5 } else { 3 };
-        let ranks = partials.ranks.len() as u64;
-        let of_rank = &mut partials.ranks[self.random.below(ranks) as usize];
+        let of_rank = &mut partials.ranks[rank - partials.first_rank];
         let place = self.random.below(of_rank.len() as u64) as usize;
         match self.random.below(kinds) {
             0 => of_rank[place].logit = f32::NAN,
             1 => drop(of_rank.pop()),
-            2 => partials.stamp.epoch -= 1,
+            // of another life, which nothing else gives away
+            2 => {
+                partials.stamp.epoch -= 1;
+                partials.ranks.iter_mut().flatten().for_each(|partial| partial.logit += 1.0);
+            }
             // another row; only with another rank can that be known
             3 => of_rank[place] = PartialLogit { logit: 1.0, checksum: of_rank[place].checksum ^ 1 },
             _ => of_rank.rotate_left(1),

@@ -123,7 +123,9 @@ pub(super) struct World {
     /// Whether things go wrong, and whether they ever have.
     pub(super) trouble: bool,
     pub(super) troubled: bool,
-    /// So many of a thousand partial logits are wrong.
+    /// When all that was left behind by then must have been made good.
+    pub(super) recovered_at: Micros,
+    /// In so many of a thousand steps a rank is wrong.
     pub(super) wrong: u64,
     /// The registry's; the next epoch has this number.
     pub(super) revision: u64,
@@ -160,6 +162,7 @@ impl World {
             books: Books::default(),
             trouble: false,
             troubled: false,
+            recovered_at: Micros::MAX,
             wrong: 0,
             revision: 1,
             generation: 1,
@@ -246,8 +249,8 @@ impl World {
 
     /// A new line, of which the gateway's end is open; in trouble, some are slow.
     pub(super) fn lay_line(&mut self, gateway: usize, replica: usize, epoch: u64) -> usize {
-        let slow = self.trouble && self.random.chance(60);
-        let lag = if slow { self.random.below(120_000) } else { 0 };
+        let slow = self.trouble && self.random.chance(150);
+        let lag = if slow { self.random.between(20_000, 140_000) } else { 0 };
         let (gateway_end, replica_end, cut) = (true, false, false);
         let (up_until, down_until) = (0, 0);
         let line = Line { gateway, replica, epoch, gateway_end, replica_end, cut, lag, up_until, down_until };

@@ -81,8 +81,10 @@ fn what_cannot_work_is_refused() {
     let refused = |telemetry: Telemetry| init(&telemetry).err().unwrap().to_string();
     let filter = refused(Telemetry { filter: "service=loud".to_owned(), ..telemetry(Format::Text) });
     assert!(filter.starts_with("log filter \"service=loud\": "), "{filter}");
-    let expected = "otlp endpoint \"localhost:4317\": expected one such as http://127.0.0.1:4317";
-    assert_eq!(refused(to("localhost:4317")), expected);
+    for endpoint in ["localhost:4317", "http://localhost", "grpc://localhost:4317"] {
+        let expected = format!("otlp endpoint {endpoint:?}: expected one such as http://127.0.0.1:4317");
+        assert_eq!(refused(to(endpoint)), expected);
+    }
     assert!(refused(to("a b")).starts_with("otlp endpoint \"a b\": "));
 }
 
@@ -167,7 +169,7 @@ fn a_collector_that_is_away_holds_nobody_up() {
     drop(listener);
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("http://{}", silent.local_addr().unwrap());
-    for endpoint in [free, silent] {
+    for (endpoint, patience) in [(free, 1), (silent, 6)] {
         let began = Instant::now();
         let (dispatch, guard) = build(&to(&endpoint), io::sink).unwrap();
         with_default(&dispatch, || {
@@ -177,7 +179,7 @@ fn a_collector_that_is_away_holds_nobody_up() {
         });
         assert!(began.elapsed() < Duration::from_secs(1), "spans took {:?}", began.elapsed());
         drop(guard);
-        assert!(began.elapsed() < Duration::from_secs(8), "the end took {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(1 + patience), "the end took {:?}", began.elapsed());
     }
 }
 

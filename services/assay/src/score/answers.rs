@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::lines::{Conversation, ItemFailure, Line};
+use super::lines::{ItemFailure, Line};
 
 /// Lines that have been read and not yet written.
 pub(crate) struct Answers<W> {
@@ -30,11 +30,25 @@ pub(crate) struct Slot {
 /// What became of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-enum Status {
+pub(crate) enum Status {
     Ok,
     Truncated,
     TooLong,
     Invalid,
+    /// Only a gateway says this and what follows.
+    DeadlineExceeded,
+    Unavailable,
+    Internal,
+}
+
+/// A conversation's score.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Scored {
+    pub(crate) score: f32,
+    /// The tokens that it is for.
+    pub(crate) tokens: usize,
+    /// Whether others were given up.
+    pub(crate) truncated: bool,
 }
 
 #[derive(Serialize)]
@@ -68,14 +82,14 @@ impl<W: Write> Answers<W> {
     }
 
     /// Takes note of a line, and returns the conversations that need a score.
-    pub(crate) fn expect(&mut self, line: Line) -> Vec<(Slot, Conversation)> {
+    pub(crate) fn expect<C>(&mut self, line: Line<C>) -> Vec<(Slot, C)> {
         let place = self.written + self.waiting.len() as u64;
         let count = line.items.len();
         let answer = Answer {
             id: line.id,
             scores: vec![None; count],
             tokens: vec![0; count],
-            status: Vec::new(),
+            status: vec![Status::Ok; count],
             errors: Vec::new(),
         };
         let mut waiting = Waiting { answer, number: line.number, open: 0 };
@@ -83,15 +97,10 @@ impl<W: Write> Answers<W> {
         for (item, conversation) in line.items.into_iter().enumerate() {
             match conversation {
                 Ok(conversation) => {
-                    waiting.answer.status.push(if conversation.truncated { Status::Truncated } else { Status::Ok });
-                    waiting.answer.tokens[item] = conversation.tokens.len();
                     waiting.open += 1;
                     wanted.push((Slot { line: place, item }, conversation));
                 }
-                Err(failure) => {
-                    waiting.answer.status.push(Status::Invalid);
-                    waiting.fail(&self.input, item, &failure);
-                }
+                Err(failure) => waiting.fail(&self.input, item, &failure),
             }
         }
         self.waiting.push_back(waiting);
@@ -99,11 +108,15 @@ impl<W: Write> Answers<W> {
     }
 
     /// Takes a conversation's score, or why it has none.
-    pub(crate) fn answer(&mut self, slot: Slot, score: Result<f32, ItemFailure>) {
+    pub(crate) fn answer(&mut self, slot: Slot, scored: Result<Scored, ItemFailure>) {
         let Some(waiting) = self.waiting.get_mut((slot.line - self.written) as usize) else { return };
         waiting.open -= 1;
-        match score {
-            Ok(score) => waiting.answer.scores[slot.item] = Some(score),
+        match scored {
+            Ok(Scored { score, tokens, truncated }) => {
+                waiting.answer.scores[slot.item] = Some(score);
+                waiting.answer.tokens[slot.item] = tokens;
+                waiting.answer.status[slot.item] = if truncated { Status::Truncated } else { Status::Ok };
+            }
             Err(failure) => waiting.fail(&self.input, slot.item, &failure),
         }
     }
@@ -134,8 +147,8 @@ impl Waiting {
         let count = self.answer.scores.len();
         self.answer.errors.resize(count, None);
         self.answer.errors[item] = Some(format!("{input}:{}: {}", self.number, failure.problem));
-        self.answer.status[item] = if failure.too_long.is_some() { Status::TooLong } else { Status::Invalid };
-        self.answer.tokens[item] = failure.too_long.unwrap_or(self.answer.tokens[item]);
+        self.answer.status[item] = failure.status;
+        self.answer.tokens[item] = failure.tokens;
     }
 }
 

@@ -11,22 +11,22 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::args::Score;
 
 /// Where lines come from, and where answers and stats go.
-pub(super) struct Files {
-    pub(super) reader: Box<dyn BufRead + Send>,
+pub(crate) struct Files {
+    pub(crate) reader: Box<dyn BufRead + Send>,
     /// The length of the input, if it is a regular file.
-    pub(super) bytes: Option<u64>,
+    pub(crate) bytes: Option<u64>,
     output: Option<File>,
     stats: Option<File>,
 }
 
 /// How lines are written.
-pub(super) type Output = BufWriter<Box<dyn Write>>;
+pub(crate) type Output = BufWriter<Box<dyn Write>>;
 
 // === impl Files ===
 
 impl Files {
     /// Opens all of them, and refuses to write over the input or two things to one file.
-    pub(super) fn open(args: &Score) -> Result<Self> {
+    pub(crate) fn open(args: &Score) -> Result<Self> {
         let (input, bytes) = open_input(&args.input)?;
         let read = input.metadata()?;
         let output = match args.output == Path::new("-") {
@@ -49,7 +49,7 @@ impl Files {
     }
 
     /// Empties the files to be written; from here on what they held is gone.
-    pub(super) fn begin(self) -> Result<(Box<dyn BufRead + Send>, Output, Option<File>)> {
+    pub(crate) fn begin(self) -> Result<(Box<dyn BufRead + Send>, Output, Option<File>)> {
         for file in [&self.output, &self.stats].into_iter().flatten() {
             if file.metadata()?.is_file() {
                 file.set_len(0)?;

@@ -1,22 +1,24 @@
-//! The input: JSON Lines, one [`Line`] each, whatever it holds.
+//! The input: JSON Lines, one [`Given`] each, whatever it holds.
 //!
 //! A line that cannot be read is a line whose conversations are errors, so that the output keeps its place; only the
-//! failure to read the file itself ends the input.
+//! failure to read the file itself ends the input. Nothing here knows a model: what is read is the same whether it is
+//! scored in this process or sent to a gateway.
 
 use std::io::{self, BufRead, Read as _};
-use std::sync::Arc;
 
-use prompt::{Encoded, Encoder, Input, ItemError, Options};
+use prompt::Input;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::answers::Status;
+
 /// A longer line is refused, so that a file without line ends cannot fill the memory.
 const LONGEST_LINE: u64 = 64 << 20;
 
-/// One line of input.
+/// One line of input, with something for each of its conversations.
 #[derive(Debug)]
-pub(crate) struct Line {
+pub(crate) struct Line<C> {
     /// From 1.
     pub(crate) number: u64,
     /// The bytes up to the end of this line.
@@ -24,29 +26,29 @@ pub(crate) struct Line {
     /// As the line had it.
     pub(crate) id: Option<Box<RawValue>>,
     /// The line's conversations. Never empty.
-    pub(crate) items: Vec<Result<Conversation, ItemFailure>>,
+    pub(crate) items: Vec<Result<C, ItemFailure>>,
 }
 
-/// A conversation that can be scored.
-#[derive(Debug, Clone)]
-pub(crate) struct Conversation {
-    pub(crate) tokens: Arc<[u32]>,
-    pub(crate) truncated: bool,
+/// A line of which as much is known as its text says.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) line: Line<()>,
+    /// The conversations that have no failure, in order; `None` if all have one.
+    pub(crate) input: Option<Input>,
 }
 
-/// A conversation that cannot.
+/// Why a conversation has no score.
 #[derive(Debug, Clone)]
 pub(crate) struct ItemFailure {
     pub(crate) problem: String,
-    /// If it is too long: its tokens.
-    pub(crate) too_long: Option<usize>,
+    pub(crate) status: Status,
+    /// The tokens that it has, as far as they are known.
+    pub(crate) tokens: usize,
 }
 
-/// Reads lines and encodes them.
+/// Reads lines.
 pub(crate) struct Lines<R> {
     input: R,
-    encoder: Encoder,
-    options: Options,
     number: u64,
     position: u64,
 }
@@ -54,8 +56,8 @@ pub(crate) struct Lines<R> {
 // === impl Lines ===
 
 impl<R: BufRead> Lines<R> {
-    pub(crate) fn new(input: R, encoder: Encoder, options: Options) -> Self {
-        Self { input, encoder, options, number: 0, position: 0 }
+    pub(crate) fn new(input: R) -> Self {
+        Self { input, number: 0, position: 0 }
     }
 
     /// The bytes of the next line without its end, or why they are not taken; `None` at the end of the input.
@@ -76,18 +78,19 @@ impl<R: BufRead> Lines<R> {
 }
 
 impl<R: BufRead> Iterator for Lines<R> {
-    type Item = io::Result<Line>;
+    type Item = io::Result<Given>;
 
-    fn next(&mut self) -> Option<io::Result<Line>> {
+    fn next(&mut self) -> Option<io::Result<Given>> {
         let bytes = match self.next_bytes() {
             Ok(bytes) => bytes?,
             Err(error) => return Some(Err(error)),
         };
-        let (id, items) = match bytes.and_then(|bytes| parse(&bytes)) {
-            Ok((id, object)) => (id, conversations(&self.encoder, &self.options, &object)),
-            Err(failure) => (None, vec![Err(failure)]),
+        let (id, (items, input)) = match bytes.and_then(|bytes| parse(&bytes)) {
+            Ok((id, object)) => (id, conversations(object)),
+            Err(failure) => (None, (vec![Err(failure)], None)),
         };
-        Some(Ok(Line { number: self.number, position: self.position, id, items }))
+        let line = Line { number: self.number, position: self.position, id, items };
+        Some(Ok(Given { line, input }))
     }
 }
 
@@ -113,36 +116,27 @@ fn parse(bytes: &[u8]) -> Result<Object, ItemFailure> {
 }
 
 /// The conversations of a line's object; a response that is not text fails alone.
-fn conversations(
-    encoder: &Encoder,
-    options: &Options,
-    object: &Map<String, Value>,
-) -> Vec<Result<Conversation, ItemFailure>> {
+fn conversations(mut object: Map<String, Value>) -> (Vec<Result<(), ItemFailure>>, Option<Input>) {
     // beside anything but a prompt, responses are a key of the caller's own
-    let responses = object.get("responses").filter(|_| object.contains_key("prompt"));
-    let responses = responses.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let failures: Vec<Option<ItemFailure>> = responses.iter().enumerate().map(not_text).collect();
-    let sound = match failures.iter().any(Option::is_some) {
-        true => {
-            let texts =
-                responses.iter().zip(&failures).filter(|(_, failure)| failure.is_none()).map(|(text, _)| text.clone());
-            let mut object = object.clone();
-            object.insert("responses".to_owned(), texts.collect());
-            Input::from_json(&object)
+    let responses = if object.contains_key("prompt") { object.get_mut("responses") } else { None };
+    let failures: Vec<_> = match responses.and_then(Value::as_array_mut) {
+        Some(responses) => {
+            let failures: Vec<_> = responses.iter().enumerate().map(not_text).collect();
+            let mut failed = failures.iter().map(Option::is_some);
+            responses.retain(|_| !failed.next().unwrap_or_default());
+            failures
         }
-        false => Input::from_json(object),
+        None => Vec::new(),
     };
-    let items = match sound {
-        Ok(input) => encoder.encode(&input, options).items,
-        // what is wrong with the line is wrong with each of its conversations
-        Err(error) => vec![Err(error); responses.len().max(1)],
-    };
-    let mut encoded = items.into_iter().map(conversation);
-    if failures.is_empty() {
-        return encoded.collect();
+    let failures = if failures.is_empty() { vec![None] } else { failures };
+    match Input::from_json(&object) {
+        Ok(input) => (failures.into_iter().map(|failure| failure.map_or(Ok(()), Err)).collect(), Some(input)),
+        Err(error) => {
+            // what is wrong with the line is wrong with each of its conversations
+            let failure = ItemFailure::new(error.to_string());
+            (failures.into_iter().map(|own| Err(own.unwrap_or_else(|| failure.clone()))).collect(), None)
+        }
     }
-    let nothing = || Err(ItemFailure::new("the group has no responses"));
-    failures.into_iter().map(|failure| failure.map_or_else(|| encoded.next().unwrap_or_else(nothing), Err)).collect()
 }
 
 fn not_text((number, response): (usize, &Value)) -> Option<ItemFailure> {
@@ -156,24 +150,11 @@ fn not_text((number, response): (usize, &Value)) -> Option<ItemFailure> {
     Some(ItemFailure::new(error.replacen("responses[0]", &format!("responses[{number}]"), 1)))
 }
 
-fn conversation(item: Result<Encoded, ItemError>) -> Result<Conversation, ItemFailure> {
-    match item {
-        Ok(encoded) => Ok(Conversation { tokens: encoded.ids.into(), truncated: encoded.truncated_from.is_some() }),
-        Err(error) => {
-            if let ItemError::TooLong { tokens, .. } = error {
-                let hint = "--max-length and --max-batch-tokens raise it up to the model's, --truncate gives up a side";
-                return Err(ItemFailure { problem: format!("{error} ({hint})"), too_long: Some(tokens) });
-            }
-            Err(ItemFailure::new(error.to_string()))
-        }
-    }
-}
-
 // === impl ItemFailure ===
 
 impl ItemFailure {
     pub(crate) fn new(problem: impl Into<String>) -> Self {
-        Self { problem: problem.into(), too_long: None }
+        Self { problem: problem.into(), status: Status::Invalid, tokens: 0 }
     }
 }
 

@@ -1,25 +1,28 @@
-//! `assay score`: conversations from a file or a pipe to scores, in one process.
+//! `assay score`: conversations from a file or a pipe to scores, in one process; with `--endpoint`, in `client/score/`.
 //!
 //! A thread reads and encodes lines while the model computes; steps are filled in the order of the input. What is held
 //! at a time is bounded, so the length of the input does not matter.
 
-mod answers;
-mod files;
-mod lines;
-mod report;
+pub(crate) mod answers;
+mod encoded;
+pub(crate) mod files;
+pub(crate) mod lines;
+pub(crate) mod report;
 
-use std::io::{self, BufRead, IsTerminal as _};
+use std::io::{self, BufRead};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use model::Packer;
+use prompt::{Encoder, Options};
 use shard::{Replica, ReplicaOptions};
 
-use self::answers::{Answers, Slot};
+use self::answers::{Answers, Scored, Slot, Status};
+use self::encoded::{Conversation, encode};
 use self::files::{Files, Output};
-use self::lines::{Conversation, ItemFailure, Line, Lines};
+use self::lines::{ItemFailure, Line, Lines};
 use self::report::{Progress, Stats};
 use crate::args::Score;
 use crate::opened::Opened;
@@ -33,8 +36,12 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Runs the command.
 pub(crate) fn run(args: &Score) -> Result<ExitCode> {
+    if args.remote.is_wanted() { crate::client::score::run(args) } else { run_here(args) }
+}
+
+fn run_here(args: &Score) -> Result<ExitCode> {
     let start = Instant::now();
-    let opened = Opened::open(&args.model)?;
+    let opened = Opened::open(&args.choice())?;
     let budget = args.max_batch_tokens.get();
     let options = opened.options(&args.limits, budget)?;
     let files = Files::open(args)?;
@@ -49,44 +56,31 @@ pub(crate) fn run(args: &Score) -> Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     let fingerprint = opened.fingerprint(tensor_parallel)?.to_string();
-    let stats = Stats { load_seconds: start.elapsed().as_secs_f64(), fingerprint, ..Stats::default() };
-    // a bar among the answers on one terminal would tear both apart
-    let shared_terminal = args.output.as_os_str() == "-" && io::stdout().is_terminal();
-    let progress = Progress::new(files.bytes, shared_terminal);
+    let stats = Stats { load_seconds: start.elapsed().as_secs_f64(), fingerprint, steps: Some(0), ..Stats::default() };
+    let progress = Progress::beside(&args.output, files.bytes);
     let patience = files.bytes.is_none().then_some(PATIENCE);
     let (reader, output, stats_file) = files.begin()?;
     let answers = Answers::new(output, args.input.display().to_string());
     let start = Instant::now();
     let (step, slots) = (Packer::default(), Vec::new());
     let mut run = Run { replica, answers, budget, step, slots, started: start, stats, progress };
-    let outcome = run.all(&read_ahead(Lines::new(reader, opened.encoder, options))?, patience);
+    let outcome = run.all(&read_ahead(Lines::new(reader), opened.encoder, options)?, patience);
+    let outcome = outcome.with_context(|| format!("{}: stopped", args.input.display()));
     run.progress.finish();
-    if outcome.as_ref().is_err_and(is_closed_pipe) {
-        // whoever reads the answers has seen enough
-        return Ok(ExitCode::from(crate::SOME_FAILED));
-    }
-    outcome.with_context(|| format!("{}: stopped", args.input.display()))?;
     run.stats.finish(start.elapsed());
-    if let Some(file) = stats_file {
-        run.stats.write(file)?;
-    }
-    if let Some(first) = run.answers.first_failure() {
-        let Stats { conversations, failed, .. } = run.stats;
-        tracing::warn!("{failed} of {} conversations have no score; the first: {first}", conversations + failed);
-    }
-    Ok(ExitCode::from(if run.stats.failed > 0 { crate::SOME_FAILED } else { 0 }))
-}
-
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<io::Error>();
-    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    report::close(outcome, &run.stats, stats_file, run.answers.first_failure())
 }
 
 /// Reads and encodes lines on a thread of its own. It is not waited for: after an error it may still be reading a pipe.
-fn read_ahead(lines: Lines<Box<dyn BufRead + Send>>) -> Result<Receiver<io::Result<Line>>> {
+fn read_ahead(
+    lines: Lines<Box<dyn BufRead + Send>>,
+    encoder: Encoder,
+    options: Options,
+) -> Result<Receiver<io::Result<Line<Conversation>>>> {
     let (sender, inbox) = sync_channel(LINES_AHEAD);
     let work = move || {
-        for line in lines {
+        for given in lines {
+            let line = given.map(|given| encode(given, &encoder, &options));
             let end = line.is_err();
             if sender.send(line).is_err() || end {
                 return;
@@ -101,6 +95,13 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// A conversation in a step.
+struct Wanted {
+    slot: Slot,
+    tokens: usize,
+    truncated: bool,
+}
+
 /// A run under way.
 struct Run {
     replica: Replica,
@@ -108,7 +109,7 @@ struct Run {
     budget: usize,
     /// The step that is being filled, and where its answers belong.
     step: Packer,
-    slots: Vec<(Slot, usize)>,
+    slots: Vec<Wanted>,
     /// When the first conversation of the step came.
     started: Instant,
     stats: Stats,
@@ -119,7 +120,7 @@ struct Run {
 
 impl Run {
     /// Takes lines until there are no more. With `patience`, a step that is not full does not wait longer than that.
-    fn all(&mut self, inbox: &Receiver<io::Result<Line>>, patience: Option<Duration>) -> Result<()> {
+    fn all(&mut self, inbox: &Receiver<io::Result<Line<Conversation>>>, patience: Option<Duration>) -> Result<()> {
         loop {
             let line = match patience.filter(|_| !self.step.is_empty()) {
                 Some(patience) => inbox.recv_timeout(patience.saturating_sub(self.started.elapsed())),
@@ -134,7 +135,7 @@ impl Run {
         self.compute()
     }
 
-    fn take(&mut self, line: Line) -> Result<()> {
+    fn take(&mut self, line: Line<Conversation>) -> Result<()> {
         let position = line.position;
         self.stats.failed += line.items.iter().filter(|item| item.is_err()).count() as u64;
         for (slot, conversation) in self.answers.expect(line) {
@@ -154,8 +155,9 @@ impl Run {
         if self.step.is_empty() {
             self.started = Instant::now();
         }
-        self.slots.push((slot, conversation.tokens.len()));
-        self.step.push(conversation.tokens);
+        let Conversation { tokens, truncated } = conversation;
+        self.slots.push(Wanted { slot, tokens: tokens.len(), truncated });
+        self.step.push(tokens);
         Ok(())
     }
 
@@ -163,18 +165,18 @@ impl Run {
     fn compute(&mut self) -> Result<()> {
         let step = std::mem::take(&mut self.step);
         if !step.is_empty() {
-            self.stats.steps += 1;
+            *self.stats.steps.get_or_insert_default() += 1;
             self.stats.computed_tokens += step.tokens() as u64;
             let scores = self.replica.run(step.pack())?;
-            for ((slot, tokens), score) in self.slots.drain(..).zip(scores) {
-                match &score {
-                    Ok(_) => {
-                        self.stats.conversations += 1;
-                        self.stats.input_tokens += tokens as u64;
+            for (Wanted { slot, tokens, truncated }, score) in self.slots.drain(..).zip(scores) {
+                let scored = match score {
+                    Ok(score) => Ok(Scored { score, tokens, truncated }),
+                    Err(problem) => {
+                        Err(ItemFailure { problem: problem.to_string(), status: Status::Invalid, tokens })
                     }
-                    Err(_) => self.stats.failed += 1,
-                }
-                self.answers.answer(slot, score.map_err(|problem| ItemFailure::new(problem.to_string())));
+                };
+                self.stats.count(&scored);
+                self.answers.answer(slot, scored);
             }
         }
         Ok(self.answers.write()?)

@@ -1,12 +1,17 @@
 //! What a run tells while it goes on, and when it is over.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+
+use super::answers::Scored;
+use super::lines::ItemFailure;
 
 /// The contents of `--stats`.
 #[derive(Debug, Default, Serialize)]
@@ -19,8 +24,12 @@ pub(crate) struct Stats {
     pub(crate) input_tokens: u64,
     /// Tokens that went through the model; shared prefixes count once a step.
     pub(crate) computed_tokens: u64,
-    /// Forward passes.
-    pub(crate) steps: u64,
+    /// Forward passes of this process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) steps: Option<u64>,
+    /// Lines that a gateway was sent once more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) resent: Option<u64>,
     /// From the start to a model that is ready.
     pub(crate) load_seconds: f64,
     /// From the first line read to the last line written.
@@ -37,6 +46,28 @@ pub(crate) struct Progress {
     start: Instant,
 }
 
+/// Ends a run: tells how it went, and with which status the process ends.
+pub(crate) fn close(outcome: Result<()>, stats: &Stats, file: Option<File>, first: Option<&str>) -> Result<ExitCode> {
+    if outcome.as_ref().is_err_and(is_closed_pipe) {
+        // whoever reads the answers has seen enough
+        return Ok(ExitCode::from(crate::SOME_FAILED));
+    }
+    outcome?;
+    if let Some(file) = file {
+        stats.write(file)?;
+    }
+    if let Some(first) = first {
+        let Stats { conversations, failed, .. } = stats;
+        tracing::warn!("{failed} of {} conversations have no score; the first: {first}", conversations + failed);
+    }
+    Ok(ExitCode::from(if stats.failed > 0 { crate::SOME_FAILED } else { 0 }))
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
 // === impl Stats ===
 
 impl Stats {
@@ -46,7 +77,18 @@ impl Stats {
         self.tokens_per_second = if self.seconds > 0.0 { self.input_tokens as f64 / self.seconds } else { 0.0 };
     }
 
-    pub(crate) fn write(&self, mut file: File) -> Result<()> {
+    /// Counts what became of a conversation.
+    pub(crate) fn count(&mut self, scored: &Result<Scored, ItemFailure>) {
+        match scored {
+            Ok(scored) => {
+                self.conversations += 1;
+                self.input_tokens += scored.tokens as u64;
+            }
+            Err(_) => self.failed += 1,
+        }
+    }
+
+    fn write(&self, mut file: File) -> Result<()> {
         let text = serde_json::to_string_pretty(self)? + "\n";
         file.write_all(text.as_bytes()).context("cannot write the stats")
     }
@@ -55,8 +97,10 @@ impl Stats {
 // === impl Progress ===
 
 impl Progress {
-    /// A bar for an input of so many bytes, or a spinner if nobody knows how many; nothing if `hidden`.
-    pub(crate) fn new(bytes: Option<u64>, hidden: bool) -> Self {
+    /// A bar for an input of so many bytes, or a spinner if nobody knows how many; nothing if the output is the same
+    /// terminal, for a bar among the answers would tear both apart.
+    pub(crate) fn beside(output: &Path, bytes: Option<u64>) -> Self {
+        let hidden = output == Path::new("-") && io::stdout().is_terminal();
         let bar = match hidden {
             true => ProgressBar::hidden(),
             false => bytes.map_or_else(ProgressBar::no_length, ProgressBar::new),

@@ -106,6 +106,11 @@ impl Item {
         Self { prefix: Arc::from(first.get(..shared).unwrap_or_default()), tails }
     }
 
+    /// The tokens of each conversation.
+    pub(crate) fn lengths(&self) -> impl Iterator<Item = u64> {
+        self.tails.iter().map(|tail| (self.prefix.len() + tail.len()) as u64)
+    }
+
     /// Ranges of conversations, each as many as a step of `budget` tokens can hold, but at least one. A conversation
     /// counts as a token even if it shares all of them, as it does in a step.
     fn cut(&self, budget: u64) -> Vec<(Range<usize>, u64)> {
@@ -159,11 +164,10 @@ impl Request {
             return Err(Refusal::Empty { item: 0 });
         }
         for (number, item) in self.items.iter().enumerate() {
-            let lengths = || item.tails.iter().map(|tail| (item.prefix.len() + tail.len()) as u64);
-            if lengths().min().unwrap_or_default() == 0 {
+            if item.lengths().min().unwrap_or_default() == 0 {
                 return Err(Refusal::Empty { item: number });
             }
-            if let Some(tokens) = lengths().max().filter(|&tokens| tokens > longest) {
+            if let Some(tokens) = item.lengths().max().filter(|&tokens| tokens > longest) {
                 return Err(Refusal::TooLong { item: number, tokens, limit: longest });
             }
         }

@@ -28,6 +28,8 @@ pub(super) struct Call {
 }
 
 const TIMEOUT: &str = "grpc-timeout";
+/// The length of a trace's context.
+const TRACEPARENT: usize = 55;
 /// The longest name of a tenant.
 const LONGEST_NAME: usize = 64;
 /// An answer leaves so much before the client stops listening, or a part of its time if that is less, so that what was
@@ -45,7 +47,7 @@ impl Call {
         if timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(CallError::Deadline);
         }
-        let traceparent = trace::of_metadata(metadata).unwrap_or_default();
+        let traceparent = trace::of_metadata(metadata).filter(|it| it.len() == TRACEPARENT).unwrap_or_default();
         let span = tracing::debug_span!("call", tenant);
         trace::set_parent(&span, &traceparent);
         let received = Instant::now();

@@ -165,6 +165,18 @@ impl Rewards {
         self.ended.run_until_cancelled(work).await.unwrap_or(Err(CallError::Ending))
     }
 
+    /// Scores the items of one request, and counts it as a call of `rpc`.
+    pub(crate) async fn answer(
+        &self,
+        rpc: &'static str,
+        request: Request<v1::ScoreRequest>,
+    ) -> Result<v1::ScoreResponse, CallError> {
+        let counted = Counted::new(rpc);
+        let answer = self.accept(self.score_items(request)).await;
+        counted.with(answer.as_ref().err().map_or(Code::Ok, CallError::code));
+        answer
+    }
+
     async fn score_items(&self, request: Request<v1::ScoreRequest>) -> Result<v1::ScoreResponse, CallError> {
         let call = self.frontend.call(&request)?;
         let v1::ScoreRequest { items, options } = request.into_inner();
@@ -191,8 +203,7 @@ impl RewardService for Rewards {
     type ScoreStreamStream = ReceiverStream<Result<v1::ScoreStreamResponse, Status>>;
 
     async fn score(&self, request: Request<v1::ScoreRequest>) -> Result<Response<v1::ScoreResponse>, Status> {
-        let counted = Counted::new("Score");
-        counted.done(self.accept(self.score_items(request)).await)
+        Ok(Response::new(self.answer("Score", request).await?))
     }
 
     async fn score_stream(

@@ -77,6 +77,16 @@ pub(crate) struct Serving {
 pub(crate) struct Observation {
     pub(crate) stats: Stats,
     pub(crate) waiting: Vec<Backlog>,
+    pub(crate) scored: Scored,
+}
+
+/// What has a score, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Scored {
+    /// Conversations.
+    pub(crate) scores: u64,
+    /// Their tokens, those that they share counted for each.
+    pub(crate) tokens: u64,
 }
 
 pub(crate) struct Runner {
@@ -90,6 +100,7 @@ pub(crate) struct Runner {
     /// Replicas that would take work: their epoch, and their version.
     ready: BTreeMap<ReplicaId, (u64, Version)>,
     serving: watch::Sender<Serving>,
+    scored: Scored,
     /// Tenants whose queues have a gauge.
     gauges: Vec<String>,
 }
@@ -99,6 +110,8 @@ struct Waiting {
     answer: oneshot::Sender<Result<Vec<Outcome>, Refusal>>,
     outcomes: Vec<Outcome>,
     conversations: usize,
+    /// The tokens of each conversation, by item.
+    lengths: Vec<Vec<u64>>,
     /// Conversations that were not sent.
     unsent: usize,
     traceparent: Arc<str>,
@@ -122,8 +135,8 @@ impl Runner {
         let start = Instant::now();
         let handle = Handle::new(sender, start, state);
         let (requests, lines, ready) = (HashMap::new(), HashMap::new(), BTreeMap::new());
-        let gauges = Vec::new();
-        (Self { model, gateway, tenants, start, inbox, requests, lines, ready, serving, gauges }, handle)
+        let (scored, gauges) = (Scored::default(), Vec::new());
+        (Self { model, gateway, tenants, start, inbox, requests, lines, ready, serving, scored, gauges }, handle)
     }
 
     /// Runs until nobody holds a handle.
@@ -172,6 +185,7 @@ impl Runner {
             answer,
             outcomes: Vec::with_capacity(conversations),
             conversations,
+            lengths: request.items.iter().map(|item| item.lengths().collect()).collect(),
             unsent: conversations,
             traceparent,
             _stage: tracing::debug_span!(parent: &span, "queue"),
@@ -280,6 +294,11 @@ impl Runner {
     fn answer(&mut self, outcome: Outcome) {
         let request = outcome.request;
         let Some(waiting) = self.requests.get_mut(&request) else { return };
+        if outcome.result.is_ok() {
+            let tokens = waiting.lengths.get(outcome.item).and_then(|item| item.get(outcome.conversation));
+            self.scored.scores += 1;
+            self.scored.tokens += tokens.copied().unwrap_or_default();
+        }
         waiting.outcomes.push(outcome);
         if waiting.outcomes.len() == waiting.conversations
             && let Some(waiting) = self.requests.remove(&request)
@@ -295,11 +314,12 @@ impl Runner {
             pieces: waiting.pieces,
             oldest: waiting.oldest,
         };
-        Observation { stats: self.gateway.stats(), waiting: self.gateway.waiting(self.now()).map(backlog).collect() }
+        let waiting = self.gateway.waiting(self.now()).map(backlog).collect();
+        Observation { stats: self.gateway.stats(), waiting, scored: self.scored }
     }
 
     fn report(&mut self) {
-        let Observation { stats, waiting } = self.observe();
+        let Observation { stats, waiting, .. } = self.observe();
         metrics::core(&self.model, &stats);
         self.gauges = metrics::waiting(&self.model, &self.tenants, &waiting, std::mem::take(&mut self.gauges));
     }

@@ -202,10 +202,12 @@ async fn reflection_knows_the_protocol() {
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
     use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_response::MessageResponse};
     let (cluster, _fakes) = Cluster::start(&[]).await;
-    let request = MessageRequest::FileContainingSymbol("assay.v1.RewardService".to_owned());
-    let request = ServerReflectionRequest { host: String::new(), message_request: Some(request) };
-    let mut client = ServerReflectionClient::new(cluster.channel.clone());
-    let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
-    let answer = answers.message().await.unwrap().unwrap().message_response;
-    assert!(matches!(answer, Some(MessageResponse::FileDescriptorResponse(_))), "{answer:?}");
+    for service in ["assay.v1.RewardService", "assay.v1.StatusService"] {
+        let request = MessageRequest::FileContainingSymbol(service.to_owned());
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+        let mut client = ServerReflectionClient::new(cluster.channel.clone());
+        let mut answers = client.server_reflection_info(tokio_stream::once(request)).await.unwrap().into_inner();
+        let answer = answers.message().await.unwrap().unwrap().message_response;
+        assert!(matches!(answer, Some(MessageResponse::FileDescriptorResponse(_))), "{answer:?}");
+    }
 }

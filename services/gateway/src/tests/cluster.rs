@@ -9,6 +9,7 @@ use proto::v1;
 use proto::v1::item::Input;
 use proto::v1::reward_service_client::RewardServiceClient;
 use service::Network;
+use service::axum::Router;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ pub(super) struct Cluster {
     pub(super) memory: Memory,
     pub(super) network: Network,
     pub(super) observer: Observer,
+    pub(super) page: Router,
     pub(super) client: RewardServiceClient<Channel>,
     pub(super) channel: Channel,
     pub(super) shutdown: CancellationToken,
@@ -80,14 +82,14 @@ impl Cluster {
     pub(super) async fn with(options: ServiceOptions, replicas: &[&str]) -> (Self, Vec<Fake>) {
         let (memory, network) = (Memory::new(), Network::memory());
         let gateway = Gateway::start(options, memory.registry(), network.clone()).unwrap();
-        let observer = gateway.observer();
+        let (observer, page) = (gateway.observer(), gateway.page());
         let listener = network.listen("gateway").await.unwrap();
         let (server, shutdown) = (network.server().unwrap(), CancellationToken::new());
         let stop = shutdown.clone();
         let serving = tokio::spawn(async move { gateway.serve(server, Default::default(), listener, stop).await });
         let channel = network.dial("gateway", Duration::from_secs(1)).await.unwrap();
         let client = RewardServiceClient::new(channel.clone()).max_encoding_message_size(usize::MAX);
-        let cluster = Self { memory, network, observer, client, channel, shutdown, serving };
+        let cluster = Self { memory, network, observer, page, client, channel, shutdown, serving };
         let mut fakes = Vec::new();
         for name in replicas {
             let mut fake = cluster.fake(name).await;

@@ -253,7 +253,8 @@ impl State {
             Conduct::Fail => rejections(&piece, "no memory"),
             _ => results(&piece, stamp, conduct),
         };
-        let credits = Said::Credits(wire::Credits { tokens: piece.tokens as i64 });
+        let tokens = piece.prefix.len() + piece.tails.iter().map(|tail| tail.ids.len()).sum::<usize>();
+        let credits = Said::Credits(wire::Credits { tokens: tokens as i64 });
         Some(vec![Some(said), Some(credits)])
     }
 }

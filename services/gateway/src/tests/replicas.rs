@@ -232,7 +232,7 @@ async fn records_that_make_no_sense_are_ignored() {
 }
 
 #[tokio::test]
-async fn a_replica_with_small_steps_or_another_vocabulary_is_not_used() {
+async fn a_replica_with_steps_that_are_too_small_is_not_used() {
     let (cluster, _fakes) = Cluster::start(&[]).await;
     let mut small = cluster.fake("small").await;
     small.state.step_tokens.store(511, SeqCst);

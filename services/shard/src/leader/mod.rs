@@ -156,6 +156,16 @@ pub enum Ending {
     /// The ranks made no progress.
     #[error("step {0} is overdue")]
     Overdue(u64),
+    /// A rank answered for another number of sequences than the step has.
+    #[error("rank {rank} answered for {found} sequences of {expected}")]
+    Rows {
+        /// The rank.
+        rank: usize,
+        /// For how many it answered.
+        found: usize,
+        /// How many there are.
+        expected: usize,
+    },
     /// Ranks answered another step than the one that was asked of them.
     #[error("rank {rank} answered step {found}, expected {expected:?}")]
     OutOfStep {
@@ -429,7 +439,12 @@ impl Leader {
                 return;
             }
         };
+        let expected = flying.items.len();
         for (rank, partials) in (first_rank..).zip(ranks) {
+            if partials.len() != expected {
+                actions.push(Action::End(Ending::Rows { rank, found: partials.len(), expected }));
+                return;
+            }
             flying.ranks[rank] = Some((stamp, partials));
         }
         while let Some(flying) = self.flying.pop_front_if(|flying| flying.ranks.iter().all(Option::is_some)) {

@@ -191,11 +191,21 @@ fn what_each_rank_says_is_passed_on_as_it_is() {
     let (stamp, other) = (Stamp { step: 1, ..STAMP }, Stamp { epoch: 6, step: 1, ..STAMP });
     let partials = |count| (0..count).map(|place| bench::partial(1, 1, place)).collect();
     bench.happens(Event::Computed(Partials { first_rank: 0, stamp, ranks: vec![partials(2)] }));
-    // an old epoch, and a sequence left out
-    let last = bench.happens(Event::Computed(Partials { first_rank: 1, stamp: other, ranks: vec![partials(1)] }));
+    // an old epoch: its gateway will see it
+    let last = bench.happens(Event::Computed(Partials { first_rank: 1, stamp: other, ranks: vec![partials(2)] }));
     let [Action::Answer(A, answers)] = &last[..] else { panic!("{last:?}") };
     assert_eq!(answers.ranks, [stamp, other]);
-    assert_eq!(answers.computed.iter().map(|it| it.partials.len()).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(answers.computed.iter().map(|it| it.partials.len()).collect::<Vec<_>>(), [2, 2]);
+}
+
+#[test]
+fn a_rank_that_leaves_a_sequence_out_ends_the_epoch() {
+    let mut bench = Bench::with_gateways(1);
+    bench.compute(Event::Arrived(A, piece(1, vec![], vec![(0, tokens(1, 10)), (1, tokens(2, 10))])));
+    let ranks = vec![vec![bench::partial(1, 1, 0)]];
+    let stamp = Stamp { step: 1, ..STAMP };
+    let actions = bench.happens(Event::Computed(Partials { first_rank: 1, stamp, ranks }));
+    assert_eq!(actions, [Action::End(Ending::Rows { rank: 1, found: 1, expected: 2 })]);
 }
 
 #[test]
@@ -306,6 +316,27 @@ fn idle_credits_come_back_and_an_idle_leader_wakes_now_and_then() {
     assert_eq!(bench.balance(B), floor);
     bench.idle(4);
     assert_eq!((bench.balance(A), bench.balance(B)), (floor, floor));
+}
+
+#[test]
+fn credits_that_one_leaves_untouched_are_the_others_after_two_steps() {
+    let mut bench = Bench::with_gateways(2);
+    bench.idle(4);
+    // both have used all and get as much
+    for gateway in [A, B] {
+        bench.handle(Event::Arrived(gateway, piece(1, vec![], vec![(0, tokens(gateway.0 as u32, 8))])));
+    }
+    bench.advance();
+    bench.finish_step(1);
+    let (a, b) = (bench.balance(A), bench.balance(B));
+    assert_eq!(a, b);
+    for step in 2..5 {
+        let all = bench.balance(B) as usize;
+        bench.compute(Event::Arrived(B, piece(step, vec![], vec![(0, tokens(3, all))])));
+        bench.finish_step(step);
+    }
+    assert_eq!(bench.balance(A), bench.leader.credits.floor() as i64);
+    assert!(bench.balance(B) > b && bench.balance(B) > BUDGET as i64 * 3 / 4, "{}", bench.balance(B));
 }
 
 proptest! {

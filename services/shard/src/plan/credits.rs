@@ -35,9 +35,13 @@ pub struct Credits {
 struct Account {
     /// What was granted and not used; below zero if the last piece took more.
     balance: i64,
-    /// The least it was in this round, and in the one before.
+    /// The least it was in this round, and in the one before; the most there is before the first grant is used, for a
+    /// gateway that has used nothing has not run dry.
     lowest: i64,
     lowest_before: i64,
+    /// The largest piece of this round, and of the one before.
+    largest: i64,
+    largest_before: i64,
 }
 
 /// What a gateway has, and how far it may grow.
@@ -78,8 +82,7 @@ impl Credits {
 
     /// A gateway is there, with no credits yet.
     pub fn connect(&mut self, gateway: GatewayId) {
-        // with nothing used so far it has not run dry
-        let account = Account { balance: 0, lowest: 1, lowest_before: 1 };
+        let account = Account { balance: 0, lowest: i64::MAX, lowest_before: i64::MAX, largest: 0, largest_before: 0 };
         self.accounts.entry(gateway).or_insert(account);
     }
 
@@ -93,16 +96,17 @@ impl Credits {
         if let Some(account) = self.accounts.get_mut(&gateway) {
             account.balance = account.balance.saturating_sub_unsigned(tokens);
             account.lowest = account.lowest.min(account.balance);
+            account.largest = account.largest.max(signed(tokens));
         }
     }
 
     /// Grants what there is room for, given the tokens that wait of each gateway.
     #[must_use]
     pub fn grant(&mut self, waiting: impl Fn(GatewayId) -> u64) -> Vec<Change> {
-        let (limit, floor) = (signed(self.limit()), signed(self.floor()));
+        let (limit, floor, half) = (signed(self.limit()), signed(self.floor()), signed(self.budget / 2));
         let holding = |(&gateway, account): (&GatewayId, &Account)| {
             let tokens = account.balance.saturating_add(signed(waiting(gateway)));
-            Holding { gateway, tokens, most: if account.ran_dry() { limit } else { floor } }
+            Holding { gateway, tokens, most: if account.ran_dry(half) { limit } else { floor } }
         };
         let holdings: Vec<Holding> = self.accounts.iter().map(holding).collect();
         let level = level(&holdings, limit);
@@ -124,13 +128,16 @@ impl Credits {
         let floor = signed(self.floor());
         let mut changes = Vec::new();
         for (&gateway, account) in &mut self.accounts {
-            let untouched = account.lowest - floor;
+            let untouched = account.lowest.min(account.balance) - floor;
             if untouched > 0 {
                 account.balance -= untouched;
                 changes.push(Change { gateway, tokens: -untouched });
             }
             account.lowest_before = account.lowest;
-            account.lowest = account.balance;
+            account.largest_before = std::mem::take(&mut account.largest);
+            if account.balance != 0 || account.lowest != i64::MAX {
+                account.lowest = account.balance;
+            }
         }
         changes.extend(self.grant(waiting));
         changes
@@ -161,9 +168,11 @@ fn signed(tokens: u64) -> i64 {
 // === impl Account ===
 
 impl Account {
-    /// Whether it has lately had nothing left.
-    fn ran_dry(&self) -> bool {
-        self.lowest.min(self.lowest_before) <= 0
+    /// Whether it has lately had too little left for another piece like the largest: a gateway overdraws its balance
+    /// only if `half` a step is free.
+    fn ran_dry(&self, half: i64) -> bool {
+        let reach = self.largest.max(self.largest_before).min(half);
+        self.lowest.min(self.lowest_before) < reach.max(1)
     }
 }
 

@@ -18,6 +18,7 @@ use super::lines::Lines;
 use super::server::{Arrival, Door};
 use super::{Context, Local, Locals, Reason};
 use crate::leader::{Action, Ending, Event, Leader, Partials, Settings, Work};
+use crate::metrics;
 use crate::plan::{self, Stamp};
 
 /// Tokens of the step that begins an epoch.
@@ -308,9 +309,18 @@ impl<'a, 'b> Serving<'a, 'b> {
     fn carry_out(&mut self, actions: Vec<Action>) -> Result<Option<Ending>, Reason> {
         for action in actions {
             match action {
-                Action::Compute(work) => self.epoch.compute(&work)?,
+                Action::Compute(work) => {
+                    let options = &self.epoch.context.options;
+                    let (sequences, tokens) = (work.batch.ends.len(), work.batch.tokens.len());
+                    metrics::step(&options.replica, sequences, tokens, options.step_tokens);
+                    metrics::waiting(&options.replica, self.leader.stats().waiting);
+                    self.epoch.compute(&work)?;
+                }
                 Action::End(ending) => return Ok(Some(ending)),
                 action => {
+                    if let Action::Answer(_, answers) = &action {
+                        metrics::step_took(&self.epoch.context.options.replica, answers.took);
+                    }
                     if let Some(gone) = self.lines.tell(action) {
                         self.handle(gone, &mut Vec::new());
                     }

@@ -28,6 +28,7 @@ use service::Network;
 use service::net::Listener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 use self::membership::Membership;
 use self::roster::Roster;
@@ -35,7 +36,7 @@ use self::server::Lobby;
 use crate::leader::Work;
 use crate::plan::{Allowance, Stamp};
 use crate::ranks::Done;
-use crate::{Error, Ranks, RanksOptions};
+use crate::{Error, Ranks, RanksOptions, metrics};
 
 /// What a worker is.
 #[derive(Debug, Clone)]
@@ -164,18 +165,18 @@ impl Worker {
         self.record.subscribe()
     }
 
-    /// Serves until `stop` is cancelled and what was accepted is done.
+    /// Serves, beside `others` (health, say), until `stop` is cancelled and what was accepted is done.
     ///
     /// # Errors
     /// If the model cannot be loaded, the registry refuses the worker, or a rank is beyond help. A registry that is
     /// away, and other workers that are, are waited for.
-    pub async fn run(self, listener: Listener, stop: CancellationToken) -> Result<(), Error> {
+    pub async fn run(self, listener: Listener, others: Routes, stop: CancellationToken) -> Result<(), Error> {
         let Self { options, registry, network, record } = self;
         let folder = Key::new(format!("replicas/{}", options.replica))?;
         let address = options.advertise.clone().unwrap_or_else(|| listener.address().to_owned());
         record.send_modify(|record| record.address.clone_from(&address));
         let lobby = Arc::new(Lobby::new(&options));
-        let serving = server::serve(&network, listener, Arc::clone(&lobby)).map_err(Error::Serve)?;
+        let serving = server::serve(&network, listener, others, Arc::clone(&lobby)).map_err(Error::Serve)?;
         let keys = options.ranks.ranks.clone().map(|rank| folder.join(format!("ranks/{rank}")));
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         let membership = Membership::hold(registry.clone(), keys, Incarnation::random(), record.subscribe());
@@ -220,6 +221,7 @@ impl Context {
                 // the same again and again is said once
                 if last.as_ref() != Some(&reason) {
                     tracing::warn!(replica = self.options.replica, reason, "the epoch is over");
+                    metrics::epoch_ended(&self.options.replica);
                 }
                 last = Some(reason);
                 tokio::time::sleep(AGAIN).await;
@@ -237,6 +239,7 @@ impl Context {
     }
 
     fn set_state(&self, state: RankState, epoch: u64) {
+        metrics::state(&self.options.replica, state, epoch);
         self.record.send_modify(|record| {
             record.state = state.into();
             record.epoch = epoch;
@@ -255,8 +258,14 @@ impl<'a> Locals<'a> {
     /// Gives a step to the ranks; what they compute comes through `results`.
     fn compute(&self, work: &Work) -> Result<(), Error> {
         let (stamp, sender, busy) = (work.stamp, self.sender.clone(), Arc::clone(&self.busy));
+        let (tokens, sequences) = (work.batch.tokens.len(), work.batch.ends.len());
+        let span = tracing::info_span!("step", ranks = ?self.ranks.numbers(), step = stamp.step, tokens, sequences);
+        if let Some(trace) = &work.trace {
+            service::trace::set_parent(&span, trace);
+        }
         let done: Done = Arc::new(move |rank, partials| {
-            let _busy = &busy;
+            // the span ends when the last rank is done
+            let _held = (&busy, &span);
             let partials = partials.map_err(|error: model::Error| error.to_string());
             // the epoch may be over
             let _ = sender.send(Local { stamp, rank, partials });

@@ -10,6 +10,7 @@ use service::net::Listener;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use wire::leader_service_server::{LeaderService, LeaderServiceServer};
 
@@ -67,10 +68,15 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 pub(super) const LARGEST: usize = 256 << 20;
 
 /// Serves until the handle is dropped.
-pub(super) fn serve(network: &Network, listener: Listener, lobby: Arc<Lobby>) -> Result<Serving, String> {
+pub(super) fn serve(
+    network: &Network,
+    listener: Listener,
+    others: Routes,
+    lobby: Arc<Lobby>,
+) -> Result<Serving, String> {
     let mut server = network.server().map_err(|error| error.to_string())?;
     let service = LeaderServiceServer::from_arc(lobby).max_decoding_message_size(LARGEST);
-    let service = server.add_service(service).serve_with_incoming(listener);
+    let service = server.add_routes(others.add_service(service)).serve_with_incoming(listener);
     let task = tokio::spawn(async move {
         if let Err(error) = service.await {
             tracing::error!(%error, "the server has ended");

@@ -1,18 +1,16 @@
 //! Answers come in any order; lines leave in the order of the input, each as soon as it can.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::{Value, json};
 
 use super::*;
 
-fn conversation(tokens: usize, truncated: bool) -> Conversation {
-    Conversation { tokens: Arc::from(vec![7; tokens]), truncated }
+fn scored(score: f32, tokens: usize, truncated: bool) -> Result<Scored, ItemFailure> {
+    Ok(Scored { score, tokens, truncated })
 }
 
-fn line(number: u64, id: Option<&str>, items: Vec<Result<Conversation, ItemFailure>>) -> Line {
+fn line(number: u64, id: Option<&str>, items: Vec<Result<(), ItemFailure>>) -> Line<()> {
     Line { number, position: 0, id: id.map(|id| RawValue::from_string(id.to_owned()).unwrap()), items }
 }
 
@@ -29,27 +27,23 @@ fn written(answers: &Answers<Vec<u8>>) -> Vec<Value> {
 #[test]
 fn a_line_says_everything_about_each_conversation() {
     let mut answers = answers();
-    let too_long = ItemFailure { problem: "9 tokens are too many".to_owned(), too_long: Some(9) };
-    let items = vec![
-        Ok(conversation(3, false)),
-        Err(too_long),
-        Ok(conversation(4, true)),
-        Err(ItemFailure::new("bad")),
-        Ok(conversation(5, true)),
-    ];
+    let too_long =
+        ItemFailure { problem: "9 tokens are too many".to_owned(), status: Status::TooLong, tokens: 9 };
+    let late = ItemFailure { problem: "too late".to_owned(), status: Status::DeadlineExceeded, tokens: 5 };
+    let items = vec![Ok(()), Err(too_long), Ok(()), Err(ItemFailure::new("bad")), Ok(())];
     let wanted = answers.expect(line(17, Some(r#"{"a": 1.50}"#), items));
     assert_eq!(wanted.iter().map(|(slot, _)| slot.item).collect::<Vec<_>>(), [0, 2, 4]);
-    answers.answer(wanted[1].0, Ok(-0.25));
-    answers.answer(wanted[0].0, Ok(0.1));
+    answers.answer(wanted[1].0, scored(-0.25, 4, true));
+    answers.answer(wanted[0].0, scored(0.1, 3, false));
     answers.write().unwrap();
     assert_eq!(answers.output, b"");
-    answers.answer(wanted[2].0, Err(ItemFailure::new("not a number")));
+    answers.answer(wanted[2].0, Err(late));
     answers.write().unwrap();
     let expected = concat!(
         r#"{"id":{"a": 1.50},"scores":[0.1,null,-0.25,null,null],"tokens":[3,9,4,0,5],"#,
-        r#""status":["ok","too_long","truncated","invalid","invalid"],"#,
+        r#""status":["ok","too_long","truncated","invalid","deadline_exceeded"],"#,
         r#""errors":[null,"input.jsonl:17: 9 tokens are too many",null,"input.jsonl:17: bad","#,
-        r#""input.jsonl:17: not a number"]}"#,
+        r#""input.jsonl:17: too late"]}"#,
         "\n"
     );
     assert_eq!(std::str::from_utf8(&answers.output).unwrap(), expected);
@@ -58,8 +52,8 @@ fn a_line_says_everything_about_each_conversation() {
 #[test]
 fn what_is_not_there_is_left_out() {
     let mut answers = answers();
-    let wanted = answers.expect(line(1, None, vec![Ok(conversation(2, false))]));
-    answers.answer(wanted[0].0, Ok(1.0));
+    let wanted = answers.expect(line(1, None, vec![Ok(())]));
+    answers.answer(wanted[0].0, scored(1.0, 2, false));
     answers.write().unwrap();
     assert_eq!(answers.output, b"{\"scores\":[1.0],\"tokens\":[2],\"status\":[\"ok\"]}\n");
     assert_eq!(answers.waiting(), 0);
@@ -68,11 +62,11 @@ fn what_is_not_there_is_left_out() {
 #[test]
 fn a_line_waits_for_those_before_it() {
     let mut answers = answers();
-    let first = answers.expect(line(1, Some("1"), vec![Ok(conversation(1, false))]));
+    let first = answers.expect(line(1, Some("1"), vec![Ok(())]));
     assert_eq!(answers.expect(line(2, Some("2"), vec![Err(ItemFailure::new("bad"))])).len(), 0);
     answers.write().unwrap();
     assert_eq!((answers.waiting(), written(&answers).len()), (2, 0));
-    answers.answer(first[0].0, Ok(1.0));
+    answers.answer(first[0].0, scored(1.0, 1, false));
     answers.write().unwrap();
     let ids: Vec<Value> = written(&answers).iter().map(|line| line["id"].clone()).collect();
     assert_eq!((answers.waiting(), ids), (0, vec![json!(1), json!(2)]));
@@ -102,8 +96,8 @@ proptest! {
         let score = f32::from_bits(bits);
         prop_assume!(score.is_finite());
         let mut answers = answers();
-        let wanted = answers.expect(line(1, None, vec![Ok(conversation(1, false))]));
-        answers.answer(wanted[0].0, Ok(score));
+        let wanted = answers.expect(line(1, None, vec![Ok(())]));
+        answers.answer(wanted[0].0, scored(score, 1, false));
         answers.write().unwrap();
         let text = std::str::from_utf8(&answers.output).unwrap();
         let printed = text.strip_prefix("{\"scores\":[").and_then(|text| text.split(']').next()).unwrap();
@@ -124,7 +118,7 @@ proptest! {
         loop {
             // lines are read while others are answered
             for (number, sound) in ahead_of.by_ref().take(ahead) {
-                let item = |sound: &bool| if *sound { Ok(conversation(1, false)) } else { Err(ItemFailure::new("bad")) };
+                let item = |sound: &bool| if *sound { Ok(()) } else { Err(ItemFailure::new("bad")) };
                 let wanted = answers.expect(line(number as u64 + 1, None, sound.iter().map(item).collect()));
                 left.push(wanted.len());
                 open.extend(wanted.into_iter().map(|(slot, _)| (slot, (10 * number + slot.item) as f32)));
@@ -132,7 +126,7 @@ proptest! {
             if !open.is_empty() {
                 let (slot, score) = open.remove(picks.next().map_or(0, |pick| pick.index(open.len())));
                 left[slot.line as usize] -= 1;
-                answers.answer(slot, Ok(score));
+                answers.answer(slot, scored(score, 1, false));
             }
             answers.write().unwrap();
             let complete = left.iter().take_while(|open| **open == 0).count();

@@ -2,12 +2,16 @@
 
 use std::io::BufReader;
 
-use prompt::{Sources, Truncate};
+use prompt::{Encoder, Options, Sources, Truncate};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::json;
 
+use super::super::encoded::{Conversation, encode};
 use super::*;
+
+/// A line whose conversations are encoded.
+type Encoded = Line<Conversation>;
 
 const TOKENIZER: &[u8] = include_bytes!("../../../../../tests/golden/gemma2-v4/tokenizer.json");
 const TOKENIZER_CONFIG: &[u8] = include_bytes!("../../../../../tests/golden/gemma2-v4/tokenizer_config.json");
@@ -37,13 +41,17 @@ fn options() -> Options {
 }
 
 /// The lines of an input that comes in pieces of this many bytes.
-fn read(bytes: &[u8], piece: usize) -> Vec<Line> {
-    let input = BufReader::with_capacity(piece.max(1), bytes);
-    Lines::new(input, encoder(), options()).map(Result::unwrap).collect()
+fn read(bytes: &[u8], piece: usize) -> Vec<Encoded> {
+    encoded(BufReader::with_capacity(piece.max(1), bytes), &options())
+}
+
+fn encoded(input: impl BufRead, options: &Options) -> Vec<Encoded> {
+    let encoder = encoder();
+    Lines::new(input).map(|given| encode(given.unwrap(), &encoder, options)).collect()
 }
 
 /// The one line of an input.
-fn one(text: &str) -> Line {
+fn one(text: &str) -> Encoded {
     let mut lines = read(text.as_bytes(), 4096);
     assert_eq!(lines.len(), 1, "{text}");
     lines.remove(0)
@@ -59,7 +67,7 @@ fn outcomes(text: &str) -> Vec<Result<usize, String>> {
 }
 
 /// Checks what holds for every input, and gives back its lines.
-fn check(bytes: &[u8], piece: usize) -> Vec<Line> {
+fn check(bytes: &[u8], piece: usize) -> Vec<Encoded> {
     let lines = read(bytes, piece);
     let pieces: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
     assert_eq!(lines.len(), pieces.len());
@@ -72,7 +80,7 @@ fn check(bytes: &[u8], piece: usize) -> Vec<Line> {
             match item {
                 Ok(conversation) => assert!((1..=64).contains(&conversation.tokens.len()) && !conversation.truncated),
                 Err(failure) => {
-                    assert!(!failure.problem.is_empty() && failure.too_long.is_none_or(|tokens| tokens > 64))
+                    assert!(!failure.problem.is_empty() && (failure.status == Status::TooLong) == (failure.tokens > 64))
                 }
             }
         }
@@ -134,14 +142,14 @@ fn responses_fail_alone_and_are_named_by_their_own_number() {
 fn a_conversation_that_is_too_long_says_how_long() {
     let line = json!({ "input_ids": vec![7; 65] }).to_string();
     let Err(failure) = &one(&line).items[0] else { panic!("65 tokens are more than 64") };
-    assert_eq!(failure.too_long, Some(65));
+    assert_eq!((failure.status, failure.tokens), (Status::TooLong, 65));
     assert!(
         failure.problem.starts_with("65 tokens are more than the limit of 64 (--max-length"),
         "{}",
         failure.problem
     );
     let options = Options { truncate: Truncate::Right, ..options() };
-    let lines: Vec<_> = Lines::new(line.as_bytes(), encoder(), options).map(Result::unwrap).collect();
+    let lines = encoded(line.as_bytes(), &options);
     let Ok(cut) = &lines[0].items[0] else { panic!("it can be cut") };
     assert_eq!((cut.tokens.len(), cut.truncated), (64, true));
 }
@@ -149,7 +157,7 @@ fn a_conversation_that_is_too_long_says_how_long() {
 #[test]
 fn a_line_without_an_end_does_not_fill_the_memory() {
     let long = io::repeat(b'x').take(LONGEST_LINE + 5).chain(&b"\n"[..]).chain(SOUND[4].as_bytes());
-    let lines: Vec<Line> = Lines::new(BufReader::new(long), encoder(), options()).map(Result::unwrap).collect();
+    let lines = encoded(BufReader::new(long), &options());
     assert_eq!((lines.len(), lines[0].position), (2, LONGEST_LINE + 6));
     assert!(matches!(&lines[0].items[..], [Err(failure)] if failure.problem.contains("longer than")));
     assert!(lines[1].items[0].is_ok());
@@ -165,8 +173,8 @@ fn an_input_that_cannot_be_read_is_an_error_and_no_line() {
         }
     }
     let input = BufReader::new((&b"{\"text\": \"a\"}\n{\"te"[..]).chain(Broken));
-    let mut lines = Lines::new(input, encoder(), options());
-    assert!(lines.next().unwrap().unwrap().items[0].is_ok());
+    let mut lines = Lines::new(input);
+    assert!(lines.next().unwrap().unwrap().line.items[0].is_ok());
     assert_eq!(lines.next().unwrap().unwrap_err().to_string(), "the disk is gone");
 }
 

@@ -1,7 +1,5 @@
 //! Metadata is read, or refused with its name.
 
-use service::trace::TRACEPARENT;
-
 use super::*;
 
 fn metadata(pairs: &[(&'static str, &str)]) -> MetadataMap {
@@ -63,8 +61,8 @@ fn a_tenant_has_a_short_name_and_a_weight() {
 #[test]
 fn only_a_well_formed_trace_is_carried_on() {
     let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-    assert_eq!(&*call(&[(TRACEPARENT, good)]).unwrap().traceparent, good);
+    assert_eq!(&*call(&[(trace::TRACEPARENT, good)]).unwrap().traceparent, good);
     for bad in ["", "00-1-2-01", &good[1..], &good.replace('a', "x")] {
-        assert_eq!(&*call(&[(TRACEPARENT, bad)]).unwrap().traceparent, "", "{bad}");
+        assert_eq!(&*call(&[(trace::TRACEPARENT, bad)]).unwrap().traceparent, "", "{bad}");
     }
 }

@@ -72,7 +72,6 @@ fn a_piece_travels_with_its_tag_and_the_time_that_is_left() {
         attempt: 2,
         prefix: vec![1, 2],
         tails: vec![wire::Tail { conversation: 4, ids: vec![3] }],
-        tokens: 3,
         timeout_micros: 0,
         traceparent: "t".to_owned(),
     };

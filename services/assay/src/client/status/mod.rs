@@ -1,0 +1,141 @@
+//! `assay status`: how a gateway, its models and their replicas are doing, as tables or as JSON.
+
+mod reading;
+pub(super) mod tables;
+
+use std::future::pending;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use proto::v1;
+use proto::v1::status_service_client::StatusServiceClient;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Code, Status};
+
+use self::reading::Reading;
+use super::args;
+use super::endpoints::{Endpoints, Gateway, LARGEST_MESSAGE, PATIENCE, in_words};
+
+/// Runs the command.
+pub(crate) fn run(args: &args::Status) -> Result<ExitCode> {
+    let observer = Observer { endpoints: Endpoints::new(&args.gateways)?, gateway: None, last: None };
+    super::runtime()?.block_on(watch(observer, args))
+}
+
+/// Shows one reading, or one after the other until Ctrl-C.
+async fn watch(mut observer: Observer, args: &args::Status) -> Result<ExitCode> {
+    let in_place = args.watch.is_some() && !args.json && io::stdout().is_terminal();
+    let mut interrupted = pin!(interrupted(args.watch));
+    loop {
+        let reading = tokio::select! {
+            reading = observer.read() => reading,
+            () = &mut interrupted => return Ok(ExitCode::SUCCESS),
+        };
+        let (code, text) = match (&reading, args.watch) {
+            (Ok(reading), _) => (reading.exit_code(), shown(reading, args)?),
+            (Err(_), None) => return reading.map(|_| ExitCode::SUCCESS),
+            // it may come back
+            (Err(error), Some(_)) if !args.json => (crate::WRONG_CALL, format!("{error:#}\n")),
+            (Err(error), Some(_)) => {
+                tracing::warn!("{error:#}");
+                (crate::WRONG_CALL, String::new())
+            }
+        };
+        match print(&text, in_place) {
+            // whoever reads it has seen enough
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::from(code)),
+            printed => printed?,
+        }
+        let Some(pace) = args.watch else { return Ok(ExitCode::from(code)) };
+        tokio::select! {
+            () = sleep(pace) => {}
+            () = &mut interrupted => return Ok(ExitCode::from(code)),
+        }
+    }
+}
+
+/// Until Ctrl-C, where that ends a watch; elsewhere it ends the process.
+async fn interrupted(watch: Option<Duration>) {
+    if watch.is_none() || tokio::signal::ctrl_c().await.is_err() {
+        pending::<()>().await;
+    }
+}
+
+fn shown(reading: &Reading, args: &args::Status) -> Result<String> {
+    Ok(match (args.json, args.watch) {
+        (false, None) => tables::of(reading),
+        (false, Some(_)) => tables::of(reading) + "\n",
+        (true, None) => serde_json::to_string_pretty(reading)? + "\n",
+        (true, Some(_)) => serde_json::to_string(reading)? + "\n",
+    })
+}
+
+/// Prints, over what was printed before if that may be.
+fn print(text: &str, in_place: bool) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    if in_place {
+        // to the upper left, and nothing below
+        output.write_all(b"\x1b[H\x1b[J")?;
+    }
+    output.write_all(text.as_bytes())?;
+    output.flush()
+}
+
+/// Who reads gateways.
+struct Observer {
+    endpoints: Endpoints,
+    gateway: Option<Gateway>,
+    /// The reading before, for what changes from one to the next.
+    last: Option<(Instant, Reading)>,
+}
+
+// === impl Observer ===
+
+impl Observer {
+    /// Reads the gateway that was read before, or else the first that answers.
+    async fn read(&mut self) -> Result<Reading> {
+        if let Some(gateway) = self.gateway.take()
+            && let Ok(read) = ask(&gateway).await
+        {
+            return Ok(self.keep(gateway, read));
+        }
+        let mut reasons = Vec::new();
+        for _ in 0..self.endpoints.count() {
+            let asked = match self.endpoints.dial().await {
+                Ok(gateway) => ask(&gateway).await.map(|read| (gateway.clone(), read)).map_err(|why| (gateway.name, why)),
+                Err(failed) => Err(failed),
+            };
+            match asked {
+                Ok((gateway, read)) => return Ok(self.keep(gateway, read)),
+                Err((name, status)) => reasons.push(format!("{name}: {}", in_words(&status))),
+            }
+        }
+        bail!("{}; is the gateway up, and is this its port for gRPC?", reasons.join("; "))
+    }
+
+    fn keep(&mut self, gateway: Gateway, read: v1::GetStatusResponse) -> Reading {
+        let (now, mut reading) = (Instant::now(), Reading::from(read));
+        let fresh = reading.clone();
+        if let Some((then, last)) = &self.last {
+            reading.measure_since(last, now - *then);
+        }
+        self.last = Some((now, fresh));
+        self.gateway = Some(gateway);
+        reading
+    }
+}
+
+async fn ask(gateway: &Gateway) -> Result<v1::GetStatusResponse, Status> {
+    let mut client = StatusServiceClient::new(gateway.channel.clone()).max_decoding_message_size(LARGEST_MESSAGE);
+    let asked = timeout(PATIENCE, client.get_status(v1::GetStatusRequest {})).await;
+    match asked.unwrap_or_else(|_| Err(Status::unavailable("it does not answer"))) {
+        Ok(response) => Ok(response.into_inner()),
+        Err(status) if status.code() == Code::Unimplemented => {
+            Err(Status::unimplemented("whoever answers there tells no status: it is no gateway, or an old one"))
+        }
+        Err(status) => Err(status),
+    }
+}

@@ -1,0 +1,200 @@
+//! Flags of the services. What a flag says goes over what the file says.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+
+use crate::args::{HubArgs, ModelArgs};
+use crate::settings::RankRange;
+
+/// Start a gateway and replicas of one model, all in this process
+///
+/// Nothing else is needed: no etcd, no configuration. The port opens when the first replica is ready.
+///
+///   assay up --model Skywork/Skywork-Reward-Llama-3.1-8B-v0.2
+///   assay score --endpoint http://127.0.0.1:50051 --input conversations.jsonl
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+
+    /// What clients call the model [default: the last part of --model]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// Copies of the model that compute side by side
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub(crate) replicas: NonZeroUsize,
+
+    /// Split each copy over this many ranks (threads)
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub(crate) tensor_parallel: NonZeroUsize,
+
+    /// Where clients reach the gateway
+    #[arg(long, default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
+    pub(crate) listen: String,
+
+    /// Where the status page, metrics and health are; none for nowhere
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    pub(crate) http: String,
+
+    /// Threads that compute, over all ranks [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = crate::args::threads)]
+    pub(crate) threads: Option<NonZeroUsize>,
+
+    /// Tokens that one forward pass computes at most; also the default of --max-length
+    #[arg(long, default_value = "8192", value_name = "N")]
+    pub(crate) max_batch_tokens: NonZeroUsize,
+
+    /// The most tokens of a conversation [default: the model's limit, or --max-batch-tokens if that is less]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_length: Option<NonZeroUsize>,
+
+    /// A gateway's settings in a TOML file (limits, tenants, tls, telemetry ...); models and registry in it are not used
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Start a gateway: it takes conversations from clients and has them computed by the shards that etcd lists
+///
+///   assay gateway --model /models/reward --etcd http://10.0.0.1:2379,http://10.0.0.2:2379
+///
+/// Settings come from --config, and flags go over it. `assay config show gateway` prints all settings with their defaults.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Gateway {
+    /// Settings, as TOML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// The model to serve, in place of those in the file: a folder with its tokenizer, or owner/name on the hub
+    #[arg(long, value_name = "DIR|OWNER/NAME")]
+    pub(crate) model: Option<String>,
+
+    /// What clients call that model [default: the last part of --model]
+    #[arg(long, value_name = "NAME", requires = "model")]
+    pub(crate) name: Option<String>,
+
+    /// The most tokens of a conversation for that model
+    #[arg(long, value_name = "N", requires = "model")]
+    pub(crate) max_length: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
+}
+
+/// Start a shard worker: it owns ranks of a replica and computes what gateways send
+///
+/// All ranks of a replica in one process:
+///
+///   assay shard --model /models/reward --replica a --tensor-parallel 2 --etcd http://10.0.0.1:2379
+///
+/// Or one rank in each of two, which find each other through etcd:
+///
+///   assay shard --model /models/reward --replica a --tensor-parallel 2 --ranks 0..1 --listen 10.0.0.5:50061 ...
+///   assay shard --model /models/reward --replica a --tensor-parallel 2 --ranks 1..2 --listen 10.0.0.6:50061 ...
+///
+/// Settings come from --config, and flags go over it. `assay config show shard` prints all settings with their defaults.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Shard {
+    /// Settings, as TOML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// The model: a folder with a checkpoint, or owner/name on the hub
+    #[arg(long, value_name = "DIR|OWNER/NAME")]
+    pub(crate) model: Option<String>,
+
+    /// What clients call it [default: the last part of --model]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+
+    /// The name of the replica, among all of the cluster
+    #[arg(long, value_name = "NAME")]
+    pub(crate) replica: Option<String>,
+
+    /// The ranks of this process [default: all of the replica]
+    #[arg(long, value_name = "FIRST..LAST+1")]
+    pub(crate) ranks: Option<RankRange>,
+
+    /// The number of ranks of the replica
+    #[arg(long, value_name = "N")]
+    pub(crate) tensor_parallel: Option<NonZeroUsize>,
+
+    /// The address that others are told [default: where it listens]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+
+    /// Threads that compute, over the ranks of this process [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = crate::args::threads)]
+    pub(crate) threads: Option<NonZeroUsize>,
+
+    /// Tokens that one forward pass computes at most
+    #[arg(long, value_name = "N")]
+    pub(crate) max_batch_tokens: Option<NonZeroUsize>,
+
+    /// The generation of the weights: greater whenever they change
+    #[arg(long, value_name = "N")]
+    pub(crate) generation: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) ports: Ports,
+
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
+}
+
+/// Where a service is reached, and where it finds the others.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ports {
+    /// Where others reach it; port 0 is any free port
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+
+    /// Where metrics and health are (and, of a gateway, the status page); none for nowhere
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) http: Option<String>,
+
+    /// The nodes of etcd
+    #[arg(long, value_name = "URL,URL", value_delimiter = ',')]
+    pub(crate) etcd: Option<Vec<String>>,
+}
+
+/// Check a settings file, or print all settings with their defaults
+#[derive(Debug, clap::Args)]
+pub(crate) struct Config {
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+/// What to do with settings.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Read a file and say what is wrong with it; nothing is started, but files that it names are looked at
+    Check {
+        /// Whose settings
+        service: ServiceKind,
+        /// The file
+        file: PathBuf,
+    },
+    /// Print all settings with their defaults, as TOML
+    Show {
+        /// Whose settings
+        service: ServiceKind,
+    },
+}
+
+/// A service that has settings.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ServiceKind {
+    /// assay gateway
+    Gateway,
+    /// assay shard
+    Shard,
+}

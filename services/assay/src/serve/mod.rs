@@ -1,0 +1,81 @@
+//! `assay up`, `assay gateway`, `assay shard`: settings to processes. Each is a table of contents: read, observe, build,
+//! serve, drain; what is wrong with the settings ends it before a port is bound.
+
+pub(crate) mod args;
+mod config;
+mod gateway;
+mod shard;
+mod up;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use service::axum::Router;
+use service::telemetry::{self, Guard};
+use service::{Health, Metrics, Shutdown, http};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+pub(crate) use self::config::run as config;
+pub(crate) use self::gateway::run as gateway;
+pub(crate) use self::shard::run as shard;
+pub(crate) use self::up::run as up;
+use crate::settings::TelemetrySettings;
+
+/// What every service runs in.
+struct Process {
+    shutdown: Shutdown,
+    metrics: Metrics,
+    _telemetry: Guard,
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Starts the log, the metrics and the watch for signals.
+    fn start(service: &'static str, telemetry: &TelemetrySettings) -> Result<Self> {
+        let ansi = std::io::stderr().is_terminal();
+        let guard = telemetry::init(&telemetry.resolve(service, ansi))?;
+        let metrics = Metrics::install(&buckets())?;
+        let shutdown = Shutdown::on_signals().context("cannot watch for signals")?;
+        Ok(Self { shutdown, metrics, _telemetry: guard })
+    }
+
+    /// Runs a service to its end.
+    fn run(self, serve: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<ExitCode> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+        let outcome = runtime.block_on(serve(&self));
+        // a thread that loads weights is not waited for
+        runtime.shutdown_background();
+        outcome.map(|()| ExitCode::SUCCESS)
+    }
+
+    /// Opens the HTTP port, unless there is to be none. It stays open while what was accepted is finished.
+    async fn http(&self, address: &str, health: &Health, page: Router) -> Result<Option<JoinHandle<()>>> {
+        if address.is_empty() || address == "none" {
+            return Ok(None);
+        }
+        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen at http {address}"))?;
+        tracing::info!(address = %listener.local_addr()?, "http");
+        let router = http::base_router(self.metrics.clone(), health.clone()).merge(page);
+        let end = Shutdown::new();
+        Ok(Some(tokio::spawn(async move {
+            if let Err(error) = http::serve(listener, router, end).await {
+                tracing::error!(%error, "the http port is closed");
+            }
+        })))
+    }
+}
+
+/// The upper bounds of the histograms, by name.
+fn buckets() -> Vec<(&'static str, &'static [f64])> {
+    ::gateway::BUCKETS.iter().chain(::shard::BUCKETS).copied().collect()
+}
+
+/// What a flag says goes over what the file says.
+fn set<T: Clone>(setting: &mut T, flag: Option<&T>) {
+    if let Some(flag) = flag {
+        setting.clone_from(flag);
+    }
+}

@@ -1,0 +1,87 @@
+//! The page for people on the HTTP port, and what it is made of, for those who would rather have JSON.
+//!
+//! | route | answer |
+//! |---|---|
+//! | `GET /` | `page.html`: all of it, with nothing to build and nothing to fetch from elsewhere |
+//! | `GET /api/status` | what `StatusService` says |
+//! | `POST /api/score` | the scores of one prompt's responses, on the same path as `RewardService` |
+//!
+//! Enums are in lower case and without their prefix, as in what `assay score` writes.
+
+mod json;
+mod score;
+
+use std::sync::{Arc, Weak};
+
+use service::axum::extract::{DefaultBodyLimit, State};
+use service::axum::http::HeaderValue;
+use service::axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use service::axum::middleware::map_response;
+use service::axum::response::{Html, Response};
+use service::axum::routing::{get, post};
+use service::axum::{Json, Router};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::frontend::Frontend;
+use crate::monitor;
+use crate::observer::Observer;
+
+/// What the routes share. It does not keep the gateway alive.
+pub(crate) struct Page {
+    pub(crate) observer: Observer,
+    pub(crate) frontend: Weak<Frontend>,
+    /// Nothing new is accepted.
+    pub(crate) ending: CancellationToken,
+    /// What was accepted is given up.
+    pub(crate) ended: CancellationToken,
+    /// Calls that are not answered.
+    pub(crate) calls: TaskTracker,
+    pub(crate) max_message_bytes: usize,
+}
+
+const PAGE: &str = include_str!("page.html");
+/// The largest body that is read; whoever has more to score speaks gRPC.
+const LARGEST_BODY: usize = 4 << 20;
+/// Of scripts, only the one in the page runs: this is its digest, and a test says what it should be.
+const POLICY: &str = "default-src 'none'; script-src 'sha256-IDn/WPa35++oHlmllWZq9exsJd8BseALabsPWMoWpHo='; \
+    style-src 'unsafe-inline'; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'";
+/// What every answer says to a browser.
+const HEADERS: [(HeaderName, &str); 4] = [
+    (CONTENT_SECURITY_POLICY, POLICY),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (REFERRER_POLICY, "no-referrer"),
+    (CACHE_CONTROL, "no-store"),
+];
+
+// === impl Page ===
+
+impl Page {
+    /// The routes.
+    pub(crate) fn router(self) -> Router {
+        let largest = self.max_message_bytes.min(LARGEST_BODY);
+        Router::new()
+            .route("/", get(async || Html(PAGE)))
+            .route("/api/status", get(status))
+            .route("/api/score", post(score::score).layer(DefaultBodyLimit::max(largest)))
+            .layer(map_response(with_headers))
+            .with_state(Arc::new(self))
+    }
+}
+
+async fn status(State(page): State<Arc<Page>>) -> Json<serde_json::Value> {
+    Json(json::status(&monitor::status(page.observer.view().await)))
+}
+
+async fn with_headers(mut response: Response) -> Response {
+    for (name, value) in HEADERS {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,14 @@
+//! The cluster as people run it: processes of the real binary on loopback, over real etcd nodes, with real faults.
+
+mod faults;
+mod load;
+mod processes;
+mod same_bits;
+
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Tests that measure time take turns: they share two cores with everything that they start.
+async fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    TURN.lock().await
+}

@@ -112,6 +112,20 @@ fn damage(folder: &Path, damage: &Damage) {
     }
 }
 
+/// A copy of a bf16 checkpoint with a head so large that no score is finite. Each of its weights is.
+pub(crate) fn overflowing(name: &str) -> TempDir {
+    let folder = copy(name);
+    let path = folder.path().join(WEIGHTS);
+    let content = fs::read(&path).unwrap();
+    let head = SafeTensors::deserialize(&content).unwrap().tensor("score.weight").unwrap().data().len() as u64;
+    let end = tensor_end(&path, "score.weight");
+    // the largest finite number of bf16
+    let largest = 0x7f7f_u16.to_le_bytes().repeat(head as usize / 2);
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&largest, end - head).unwrap();
+    folder
+}
+
 /// Where a tensor ends in its file.
 fn tensor_end(path: &PathBuf, tensor: &str) -> u64 {
     let content = fs::read(path).unwrap();

@@ -70,7 +70,8 @@ fn answers_come_in_any_order_and_lines_leave_in_that_of_the_input() {
 #[test]
 fn what_is_wrong_with_a_line_is_said_in_its_place_and_stops_nobody() {
     let fake = Fake::start(Behaviour { reversed: 3, ..Behaviour::default() });
-    let calls = json!([{ "role": "user", "content": "1" }, { "role": "assistant", "tool_calls": [{}], "content": "2" }]);
+    let calls =
+        json!([{ "role": "user", "content": "1" }, { "role": "assistant", "tool_calls": [{}], "content": "2" }]);
     let turns = json!([{ "role": "user", "content": "1" }, { "role": "assistant", "content": "25" }]);
     let input = jsonl([json!({ "id": "a", "messages": turns }), json!({ "messages": calls })])
         + "nope\n"
@@ -158,7 +159,8 @@ fn what_no_replica_could_compute_is_sent_again() {
     let never = Fake::start(Behaviour { never_available: true, ..Behaviour::default() });
     let call = score(&[&never], &["--retry-for", "500ms"], &numbers(2));
     assert_eq!(call.status, Some(1), "{}", call.stderr);
-    let expected = json!({ "id": 0, "scores": [null], "tokens": [0], "status": ["unavailable"], "errors": ["-:1: no replica"] });
+    let expected =
+        json!({ "id": 0, "scores": [null], "tokens": [0], "status": ["unavailable"], "errors": ["-:1: no replica"] });
     assert_eq!(lines(&call)[0], expected);
 }
 
@@ -271,12 +273,13 @@ fn the_exit_status_tells_of_models_without_replicas_and_of_no_gateway() {
 #[test]
 fn a_watch_measures_between_two_readings() {
     let fake = Fake::start(Behaviour::default());
-    let mut child =
-        command(&["status", "--endpoint", &fake.address, "--watch", "0.2", "--json"]).spawn().unwrap();
+    let mut child = command(&["status", "--endpoint", &fake.address, "--watch", "0.2", "--json"]).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let rates: Vec<f64> = lines
         .take(3)
-        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap()["models"][0]["tokens_per_second"].as_f64().unwrap())
+        .map(|line| {
+            serde_json::from_str::<Value>(&line.unwrap()).unwrap()["models"][0]["tokens_per_second"].as_f64().unwrap()
+        })
         .collect();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -319,7 +322,10 @@ fn a_closed_loop_keeps_so_many_calls_open() {
         assert_eq!(call.status, Some(0), "{}{}", call.stdout, call.stderr);
         check_counts(&report, a_call);
         assert!(report["calls"].as_u64().unwrap() >= 10, "{report}");
-        assert_eq!((&report["unanswered"], &report["queue_seconds"]["p50"]), (&json!(0), &report["queue_seconds"]["max"]));
+        assert_eq!(
+            (&report["unanswered"], &report["queue_seconds"]["p50"]),
+            (&json!(0), &report["queue_seconds"]["max"])
+        );
         assert!(call.stdout.contains("CONVERSATIONS/S") && call.stdout.contains("up to"), "{}", call.stdout);
     }
     // 4 calls of 20 ms in 0.8 s

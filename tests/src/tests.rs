@@ -22,4 +22,5 @@ mod simulation;
 mod stats;
 mod stream;
 mod tidy;
+mod up;
 mod worker;

@@ -27,7 +27,11 @@ const MAP: &[Place] = &[
     ("service", "crates/service", &[]),
     ("gateway", "services/gateway", &["proto", "prompt", "checkpoint", "discovery", "service"]),
     ("shard", "services/shard", &["proto", "model", "collective", "checkpoint", "discovery", "service"]),
-    ("assay", "services/assay", &["gateway", "shard", "proto", "prompt", "checkpoint", "model", "discovery", "service"]),
+    (
+        "assay",
+        "services/assay",
+        &["gateway", "shard", "proto", "prompt", "checkpoint", "model", "discovery", "service"],
+    ),
 ];
 
 /// Crates of others that only some may link. Dev-dependencies are free; deny.toml guards the ways around this list.
@@ -49,7 +53,18 @@ const LINKS: &[(&str, &[&str])] = &[
     ("clap", &["assay"]),
     ("anyhow", &["assay"]),
     ("indicatif", &["checkpoint", "assay"]),
-    ("tracing-subscriber", &["service", "assay"]),
+    ("tracing-subscriber", &["service"]),
+    ("opentelemetry", &["service"]),
+    ("opentelemetry_sdk", &["service"]),
+    ("opentelemetry-otlp", &["service"]),
+    ("tracing-opentelemetry", &["service"]),
+    ("axum", &["service"]),
+    ("metrics", &["service", "gateway", "shard"]),
+    ("metrics-exporter-prometheus", &["service"]),
+    ("tonic-reflection", &["gateway"]),
+    ("toml", &["service", "assay"]),
+    ("comfy-table", &["assay"]),
+    ("hdrhistogram", &["assay"]),
 ];
 
 /// The crate that may depend on everything.

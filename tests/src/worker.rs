@@ -95,7 +95,8 @@ async fn say(line: &mpsc::Sender<wire::AttachRequest>, message: ToReplica) {
 }
 
 fn piece(number: u64, tails: &[&[u32]]) -> ToReplica {
-    let tail = |(conversation, ids): (usize, &&[u32])| wire::Tail { conversation: conversation as u32, ids: ids.to_vec() };
+    let tail =
+        |(conversation, ids): (usize, &&[u32])| wire::Tail { conversation: conversation as u32, ids: ids.to_vec() };
     ToReplica::Piece(wire::Piece {
         piece: number,
         attempt: 1,
@@ -140,7 +141,9 @@ async fn score(record: &RankRecord) -> Vec<f32> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ranks_in_one_process_and_in_several_compute_the_same_bits() {
-    for (world_size, splits) in [(1, vec![vec![0..1]]), (2, vec![vec![0..2], vec![0..1, 1..2]]), (4, vec![vec![0..2, 2..4]])] {
+    for (world_size, splits) in
+        [(1, vec![vec![0..1]]), (2, vec![vec![0..2], vec![0..1, 1..2]]), (4, vec![vec![0..2, 2..4]])]
+    {
         let expected = replica::scores(&mut replica::load(MODEL, world_size, world_size), &sequences());
         for split in splits {
             let registry = Registry::memory();

@@ -11,7 +11,12 @@ pub mod v1 {
 /// The inner protocol: `proto/assay/shard/v1`.
 pub mod shard {
     /// Version 1 of the package.
-    #[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated; the documentation is in the protocol")]
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::too_many_lines,
+        reason = "generated; the documentation is in the protocol"
+    )]
     pub mod v1 {
         tonic::include_proto!("assay.shard.v1");
     }

@@ -61,8 +61,13 @@ impl Replica {
     /// If the model cannot be split like this or cannot be loaded.
     pub fn load(options: &ReplicaOptions) -> Result<Self, Error> {
         let ReplicaOptions { config, weights, tensor_parallel, threads } = options.clone();
-        let ranks =
-            Ranks::load(&RanksOptions { config, weights, ranks: 0..tensor_parallel, world_size: tensor_parallel, threads })?;
+        let ranks = Ranks::load(&RanksOptions {
+            config,
+            weights,
+            ranks: 0..tensor_parallel,
+            world_size: tensor_parallel,
+            threads,
+        })?;
         ranks.take_seats(over_threads(tensor_parallel));
         Ok(Self { ranks })
     }

@@ -167,7 +167,11 @@ pub(crate) fn partials(partials: wire::Partials, owned: &std::ops::Range<usize>)
             return Err(format!("partial logits of rank {}, which the worker does not own", of_rank.rank));
         }
         if of_rank.logits.len() != of_rank.checksums.len() {
-            return Err(format!("rank {rank} sent {} logits and {} checksums", of_rank.logits.len(), of_rank.checksums.len()));
+            return Err(format!(
+                "rank {rank} sent {} logits and {} checksums",
+                of_rank.logits.len(),
+                of_rank.checksums.len()
+            ));
         }
         let pairs = of_rank.logits.into_iter().zip(of_rank.checksums);
         ranks.push(pairs.map(|(logit, checksum)| PartialLogit { logit, checksum }).collect());

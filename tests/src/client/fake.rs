@@ -286,10 +286,7 @@ impl RewardService for Service {
         Err(Status::unimplemented("nobody asks for it here"))
     }
 
-    async fn list_models(
-        &self,
-        _: Request<v1::ListModelsRequest>,
-    ) -> Result<Response<v1::ListModelsResponse>, Status> {
+    async fn list_models(&self, _: Request<v1::ListModelsRequest>) -> Result<Response<v1::ListModelsResponse>, Status> {
         let behaviour = self.behaviour.lock().unwrap();
         let model = |name: &&str| v1::Model {
             name: (*name).to_owned(),
@@ -303,10 +300,7 @@ impl RewardService for Service {
 
 #[tonic::async_trait]
 impl StatusService for Service {
-    async fn get_status(
-        &self,
-        _: Request<v1::GetStatusRequest>,
-    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+    async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Result<Response<v1::GetStatusResponse>, Status> {
         let behaviour = self.behaviour.lock().unwrap();
         let reads = self.status_reads.fetch_add(1, Ordering::Relaxed);
         let model = |name: &&str| v1::ModelStatus {

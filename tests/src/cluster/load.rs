@@ -154,7 +154,11 @@ impl Client {
     }
 
     /// Asks until there is an answer or the deadline has passed; another gateway when one is away.
-    async fn ask(&mut self, request: &wire::ScoreRequest, start: Instant) -> Result<wire::ScoreResponse, tonic::Status> {
+    async fn ask(
+        &mut self,
+        request: &wire::ScoreRequest,
+        start: Instant,
+    ) -> Result<wire::ScoreResponse, tonic::Status> {
         loop {
             let left = DEADLINE.saturating_sub(start.elapsed());
             let call = async {
@@ -171,8 +175,10 @@ impl Client {
             };
             let answer = tokio::time::timeout(left + LATE, call).await;
             let answer = answer.unwrap_or_else(|_| Err(tonic::Status::new(Code::Unknown, "no answer at all")));
-            let again = |status: &tonic::Status| matches!(status.code(), Code::Unavailable | Code::Cancelled)
-                || std::error::Error::source(status).is_some();
+            let again = |status: &tonic::Status| {
+                matches!(status.code(), Code::Unavailable | Code::Cancelled)
+                    || std::error::Error::source(status).is_some()
+            };
             match answer {
                 Err(status) if again(&status) && start.elapsed() + Duration::from_millis(200) < DEADLINE => {
                     self.line = None;

@@ -124,7 +124,8 @@ impl Cluster {
         let etcd = EtcdCluster::start(etcd).await;
         let folder = tempfile::tempdir().unwrap();
         let endpoints: Vec<String> = etcd.endpoints().iter().map(|endpoint| format!("{endpoint:?}")).collect();
-        let registry = format!("[registry]\nendpoints = [{}]\nlease = \"4s\"\nattempt = \"1s\"\n", endpoints.join(", "));
+        let registry =
+            format!("[registry]\nendpoints = [{}]\nlease = \"4s\"\nattempt = \"1s\"\n", endpoints.join(", "));
         let model = golden(MODEL).display().to_string();
         let config = folder.path().join("shard.toml");
         let patience = "[patience]\nstep = \"3s\"\nforming = \"3s\"\n";
@@ -146,9 +147,8 @@ impl Cluster {
         let ports: Vec<u16> = (0..shape.gateways).map(|_| free_port()).collect();
         let gateway = |(number, port): (usize, &u16)| {
             let config = config.display();
-            let line = format!(
-                "gateway --config {config} --model {model} --max-length {STEP} --listen 127.0.0.1:{port}"
-            );
+            let line =
+                format!("gateway --config {config} --model {model} --max-length {STEP} --listen 127.0.0.1:{port}");
             let arguments = line.split(' ').map(str::to_owned).collect();
             Process::start(&format!("gateway-{number}"), arguments, folder.path())
         };

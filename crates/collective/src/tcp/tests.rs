@@ -5,7 +5,8 @@ use std::thread;
 use super::*;
 use crate::threads;
 
-const SESSION: Session = Session { id: 7, world_size: 3, forming: Duration::from_secs(5), silence: Duration::from_secs(5) };
+const SESSION: Session =
+    Session { id: 7, world_size: 3, forming: Duration::from_secs(5), silence: Duration::from_secs(5) };
 
 fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -78,7 +79,8 @@ fn a_rank_that_leaves_frees_all_others() {
 
 #[test]
 fn a_rank_that_hangs_is_given_up_at_the_deadline() {
-    let session = Session { world_size: 2, forming: Duration::from_millis(300), silence: Duration::from_millis(300), ..SESSION };
+    let session =
+        Session { world_size: 2, forming: Duration::from_millis(300), silence: Duration::from_millis(300), ..SESSION };
     let waited = on_each_rank(session, |rank| match rank.rank() {
         0 => {
             let start = Instant::now();
@@ -113,7 +115,8 @@ fn abort_frees_a_rank_that_waits() {
 
 #[test]
 fn strangers_and_ranks_of_another_epoch_are_turned_away() {
-    let session = Session { world_size: 2, forming: Duration::from_secs(3), silence: Duration::from_secs(3), ..SESSION };
+    let session =
+        Session { world_size: 2, forming: Duration::from_secs(3), silence: Duration::from_secs(3), ..SESSION };
     let (listener, address) = listener();
     thread::scope(|scope| {
         let leader = scope.spawn(|| Tcp::lead(&listener, session).map(|leader| leader.all_reduce(part(0, 0)).is_ok()));
@@ -141,7 +144,8 @@ fn a_rank_that_never_comes_is_named() {
 
 #[test]
 fn malformed_bytes_are_an_error_and_end_the_group() {
-    let session = Session { world_size: 2, forming: Duration::from_secs(3), silence: Duration::from_secs(3), ..SESSION };
+    let session =
+        Session { world_size: 2, forming: Duration::from_secs(3), silence: Duration::from_secs(3), ..SESSION };
     let mut huge = MAGIC.to_le_bytes().to_vec();
     huge.extend(2u32.to_le_bytes());
     huge.extend(u64::MAX.to_le_bytes());

@@ -171,9 +171,7 @@ impl Run {
             for (Wanted { slot, tokens, truncated }, score) in self.slots.drain(..).zip(scores) {
                 let scored = match score {
                     Ok(score) => Ok(Scored { score, tokens, truncated }),
-                    Err(problem) => {
-                        Err(ItemFailure { problem: problem.to_string(), status: Status::Invalid, tokens })
-                    }
+                    Err(problem) => Err(ItemFailure { problem: problem.to_string(), status: Status::Invalid, tokens }),
                 };
                 self.stats.count(&scored);
                 self.answers.answer(slot, scored);

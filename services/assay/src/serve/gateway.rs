@@ -61,8 +61,10 @@ pub(super) async fn serve(
     listener: Listener,
     (health, shutdown): (Health, Shutdown),
 ) -> Result<()> {
+    let observer = gateway.observer();
+    tell(&health, observer.is_ready()).await;
     tracing::info!(address = listener.address(), "the gateway serves");
-    let watching = tokio::spawn(watch(gateway.observer(), health.clone(), shutdown.clone()));
+    let watching = tokio::spawn(watch(observer, health.clone(), shutdown.clone()));
     let routes = Routes::new(health.service());
     let served = gateway.serve(network.server()?, routes, listener, shutdown.token()).await;
     watching.abort();
@@ -71,16 +73,19 @@ pub(super) async fn serve(
 
 /// Keeps the readiness true: some replica takes work, and the gateway is not about to leave.
 async fn watch(observer: Observer, health: Health, shutdown: Shutdown) {
-    let mut ready = false;
     loop {
+        let ready = observer.is_ready();
+        tell(&health, ready).await;
         tokio::select! {
-            () = observer.until(!ready) => ready = !ready,
+            () = observer.until(!ready) => {}
             () = shutdown.begun() => return health.set_unready("draining").await,
-        }
-        match ready {
-            true => health.set_ready(true).await,
-            false => health.set_unready("no replica is ready").await,
         }
     }
 }
 
+async fn tell(health: &Health, ready: bool) {
+    match ready {
+        true => health.set_ready(true).await,
+        false => health.set_unready("no replica is ready").await,
+    }
+}

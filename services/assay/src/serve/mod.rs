@@ -44,7 +44,8 @@ impl Process {
 
     /// Runs a service to its end.
     fn run(self, serve: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<ExitCode> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
         let outcome = runtime.block_on(serve(&self));
         // a thread that loads weights is not waited for
         runtime.shutdown_background();

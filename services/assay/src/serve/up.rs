@@ -11,9 +11,9 @@ use shard::{Error, Worker};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
+use super::Process;
 use super::args::Up;
 use super::gateway::{public_network, serve};
-use super::Process;
 use crate::opened::Located;
 use crate::settings::{GatewaySettings, ShardSettings, cores, default_name, served};
 
@@ -50,7 +50,8 @@ pub(crate) fn run(args: &Up, log: Option<&str>) -> Result<ExitCode> {
             ended = running.join_next() => return ended_early(ended),
             () = process.shutdown.begun() => return Ok(()),
         }
-        let listener = public.listen(&args.listen).await.with_context(|| format!("cannot listen at {}", args.listen))?;
+        let listener =
+            public.listen(&args.listen).await.with_context(|| format!("cannot listen at {}", args.listen))?;
         let serving = serve(&gateway, &public, listener, (health, process.shutdown.clone()));
         tokio::select! {
             served = serving => served,

@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use discovery::{Credentials, EtcdOptions, Identity, Registry, Tls};
 use serde::{Deserialize, Serialize};
+use service::Network;
 use service::config::duration;
 use service::telemetry::{Format, Telemetry};
 use service::tls::{ClientTls, ServerTls};
-use service::Network;
 
 pub(crate) use self::gateway::{GatewaySettings, ServedSettings, default_name, served};
 pub(crate) use self::shard::{RankRange, ShardSettings, cores};

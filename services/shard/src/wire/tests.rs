@@ -57,7 +57,10 @@ fn partial_logits_come_from_the_ranks_that_the_worker_owns() {
     let sent = Partials {
         first_rank: 2,
         stamp: Stamp { generation: 1, epoch: 2, step: 3 },
-        ranks: vec![vec![PartialLogit { logit: f32::NAN, checksum: 7 }], vec![PartialLogit { logit: -0.0, checksum: 8 }]],
+        ranks: vec![
+            vec![PartialLogit { logit: f32::NAN, checksum: 7 }],
+            vec![PartialLogit { logit: -0.0, checksum: 8 }],
+        ],
     };
     let got = partials(partials_of(&sent), &(2..4)).unwrap();
     assert_eq!((got.first_rank, got.stamp), (2, sent.stamp));

@@ -115,11 +115,7 @@ impl Crew {
     }
 
     /// Welcomes all workers and lets the ranks of this process meet theirs, within `forming`.
-    pub(super) async fn meet(
-        &mut self,
-        host: &str,
-        session: Session,
-    ) -> Result<Vec<Arc<dyn Collective>>, Reason> {
+    pub(super) async fn meet(&mut self, host: &str, session: Session) -> Result<Vec<Arc<dyn Collective>>, Reason> {
         if self.mates.is_empty() {
             return Ok(over_threads(self.world_size));
         }

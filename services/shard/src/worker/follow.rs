@@ -59,12 +59,7 @@ struct Joined {
 
 impl Joined {
     /// Dials the leader, and takes the seats of this worker's ranks.
-    async fn join(
-        context: &Context,
-        locals: &Locals<'_>,
-        epoch: u64,
-        address: &str,
-    ) -> Result<Self, Reason> {
+    async fn join(context: &Context, locals: &Locals<'_>, epoch: u64, address: &str) -> Result<Self, Reason> {
         let patience = context.options.patience;
         let channel = context.network.dial(address, patience.forming).await.map_err(with_cause)?;
         let mut leader = LeaderServiceClient::new(channel).max_decoding_message_size(LARGEST);
@@ -183,8 +178,7 @@ async fn meet(
     let address = address.ok_or("the leader's collective has no address")?;
     let meeting = tokio::task::spawn_blocking(move || {
         std::thread::scope(|scope| {
-            let ends: Vec<_> =
-                ranks.map(|rank| scope.spawn(move || Tcp::follow(address, rank, session))).collect();
+            let ends: Vec<_> = ranks.map(|rank| scope.spawn(move || Tcp::follow(address, rank, session))).collect();
             ends.into_iter().map(|end| end.join()).collect::<Vec<_>>()
         })
     });

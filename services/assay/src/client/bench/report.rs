@@ -81,7 +81,8 @@ impl Report {
             self.calls.to_string(),
         ]);
         let mut times = table(&["MILLISECONDS", "MEAN", "P50", "P90", "P99", "P99.9", "MAX"], &ALL[1..]);
-        let rows = [("latency", self.latency_seconds), ("queue", self.queue_seconds), ("compute", self.compute_seconds)];
+        let rows =
+            [("latency", self.latency_seconds), ("queue", self.queue_seconds), ("compute", self.compute_seconds)];
         for (name, of) in rows {
             let figures = [of.mean, of.p50, of.p90, of.p99, of.p999, of.max].map(|time| format!("{:.1}", time * 1e3));
             times.add_row([vec![name.to_owned()], figures.to_vec()].concat());

@@ -15,7 +15,9 @@ fn an_address_is_a_host_and_a_port() {
     assert_eq!(read("https://rewards.example.com"), some(Some(true), "rewards.example.com:443"));
     assert_eq!(read("http://[::1]:50051"), some(Some(false), "[::1]:50051"));
     assert_eq!(read("https://[::1]"), some(Some(true), "[::1]:443"));
-    for wrong in ["", "gateway", ":1", "a:0", "a:70000", "ftp://a:1", "http://a:1/path", "http://u@a:1", "a b:1", "//a:1"] {
+    for wrong in
+        ["", "gateway", ":1", "a:0", "a:70000", "ftp://a:1", "http://a:1/path", "http://u@a:1", "a b:1", "//a:1"]
+    {
         assert_eq!(read(wrong), None, "{wrong}");
     }
 }

@@ -82,7 +82,7 @@ impl Connector {
         let wait = match retry_after(status) {
             Some(delay) => delay,
             // the others may be well
-            None if self.failed % self.endpoints.count() != 0 => Duration::ZERO,
+            None if !self.failed.is_multiple_of(self.endpoints.count()) => Duration::ZERO,
             None => self.backoff.next(),
         };
         if self.patience.ends_within(wait) {
@@ -123,10 +123,7 @@ impl Connector {
 /// Whether asking again is of no use, there or elsewhere.
 fn is_final(code: Code) -> bool {
     use Code::{FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, Unauthenticated, Unimplemented};
-    matches!(
-        code,
-        FailedPrecondition | InvalidArgument | NotFound | PermissionDenied | Unauthenticated | Unimplemented
-    )
+    matches!(code, FailedPrecondition | InvalidArgument | NotFound | PermissionDenied | Unauthenticated | Unimplemented)
 }
 
 #[cfg(test)]

@@ -57,16 +57,25 @@ pub(crate) fn run(args: &Score) -> Result<ExitCode> {
         let window = Window::new(if manner.timeout.is_some() { IN_CALLS } else { IN_STREAM });
         let mut connector = Connector::new(endpoints, manner, args.remote.retry_for);
         let found = connector.connect().await?;
-        let stats =
-            Stats { load_seconds: start.elapsed().as_secs_f64(), resent: Some(0), ..Stats::default() };
+        let stats = Stats { load_seconds: start.elapsed().as_secs_f64(), resent: Some(0), ..Stats::default() };
         let progress = Progress::beside(&args.output, files.bytes);
         let (reader, output, stats_file) = files.begin()?;
         let answers = Answers::new(output, args.input.display().to_string());
         let inbox = read_ahead(Lines::new(reader))?;
         let start = Instant::now();
         let fingerprints = BTreeSet::new();
-        let mut run =
-            Run { connector, window, answers, inbox, reading: true, position: 0, heard: start, fingerprints, stats, progress };
+        let mut run = Run {
+            connector,
+            window,
+            answers,
+            inbox,
+            reading: true,
+            position: 0,
+            heard: start,
+            fingerprints,
+            stats,
+            progress,
+        };
         let outcome = run.all(found).await.with_context(|| format!("{}: stopped", args.input.display()));
         run.progress.finish();
         run.stats.fingerprint = run.fingerprints.into_iter().collect::<Vec<_>>().join(", ");

@@ -105,7 +105,9 @@ impl Observer {
         let mut reasons = Vec::new();
         for _ in 0..self.endpoints.count() {
             let asked = match self.endpoints.dial().await {
-                Ok(gateway) => ask(&gateway).await.map(|read| (gateway.clone(), read)).map_err(|why| (gateway.name, why)),
+                Ok(gateway) => {
+                    ask(&gateway).await.map(|read| (gateway.clone(), read)).map_err(|why| (gateway.name, why))
+                }
                 Err(failed) => Err(failed),
             };
             match asked {

@@ -101,11 +101,8 @@ impl From<v1::GetStatusResponse> for Reading {
 
 impl From<v1::ModelStatus> for Model {
     fn from(model: v1::ModelStatus) -> Self {
-        let waiting = |it: v1::TenantStatus| Waiting {
-            tenant: it.tenant,
-            tokens: it.tokens,
-            oldest_seconds: it.oldest_seconds,
-        };
+        let waiting =
+            |it: v1::TenantStatus| Waiting { tenant: it.tenant, tokens: it.tokens, oldest_seconds: it.oldest_seconds };
         Self {
             name: model.name,
             max_length: model.max_length,
@@ -128,10 +125,8 @@ impl From<v1::ModelStatus> for Model {
 impl From<v1::ReplicaStatus> for Replica {
     fn from(replica: v1::ReplicaStatus) -> Self {
         let state = replica.state();
-        let rank = |it: v1::RankStatus| Rank {
-            rank: it.rank,
-            progress: word(it.progress().as_str_name(), "RANK_PROGRESS_"),
-        };
+        let rank =
+            |it: v1::RankStatus| Rank { rank: it.rank, progress: word(it.progress().as_str_name(), "RANK_PROGRESS_") };
         Self {
             state: word(state.as_str_name(), "REPLICA_STATE_"),
             name: replica.name,

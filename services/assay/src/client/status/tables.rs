@@ -34,9 +34,8 @@ pub(in crate::client) fn table(header: &[&str], numbers: &[usize]) -> Table {
 }
 
 fn models(reading: &Reading) -> Option<Table> {
-    let header = [
-        "MODEL", "GENERATION", "FINGERPRINT", "READY", "STANDBY", "OPEN", "WAITING", "SENT", "TOKENS/S", "RETRIED",
-    ];
+    let header =
+        ["MODEL", "GENERATION", "FINGERPRINT", "READY", "STANDBY", "OPEN", "WAITING", "SENT", "TOKENS/S", "RETRIED"];
     let mut table = table(&header, &[1, 3, 4, 5, 6, 7, 8, 9]);
     for model in &reading.models {
         let fingerprint: String = model.fingerprint.chars().take(FINGERPRINT).collect();

@@ -27,8 +27,7 @@ fn written(answers: &Answers<Vec<u8>>) -> Vec<Value> {
 #[test]
 fn a_line_says_everything_about_each_conversation() {
     let mut answers = answers();
-    let too_long =
-        ItemFailure { problem: "9 tokens are too many".to_owned(), status: Status::TooLong, tokens: 9 };
+    let too_long = ItemFailure { problem: "9 tokens are too many".to_owned(), status: Status::TooLong, tokens: 9 };
     let late = ItemFailure { problem: "too late".to_owned(), status: Status::DeadlineExceeded, tokens: 5 };
     let items = vec![Ok(()), Err(too_long), Ok(()), Err(ItemFailure::new("bad")), Ok(())];
     let wanted = answers.expect(line(17, Some(r#"{"a": 1.50}"#), items));

@@ -46,7 +46,8 @@ fn steps_hold_every_time_once() {
     }
     let steps = times.steps();
     assert_eq!(steps.iter().map(|(_, count)| count).sum::<u64>(), 8);
-    let expected = [(0.001, 1), (0.002, 1), (0.005, 2), (0.01, 0), (0.02, 0), (0.05, 3), (0.1, 0), (0.2, 0), (0.5, 0), (1.0, 1)];
+    let expected =
+        [(0.001, 1), (0.002, 1), (0.005, 2), (0.01, 0), (0.02, 0), (0.05, 3), (0.1, 0), (0.2, 0), (0.5, 0), (1.0, 1)];
     assert_eq!(steps, expected);
     assert_eq!(Times::new().unwrap().steps(), []);
 }

@@ -76,7 +76,10 @@ fn a_gateways_words_are_those_of_this_process() {
     for (theirs, ours) in [
         ("item: text is empty", "text is empty"),
         ("item.responses[12]: 9 tokens are more than the limit of 8", "9 tokens are more than the limit of 8"),
-        ("item.token_ids[3]: token id 9 is outside the vocabulary of 8", "input_ids[3]: token id 9 is outside the vocabulary of 8"),
+        (
+            "item.token_ids[3]: token id 9 is outside the vocabulary of 8",
+            "input_ids[3]: token id 9 is outside the vocabulary of 8",
+        ),
         ("item.token_ids: there are none", "input_ids is empty"),
         ("item.messages[0].role: unknown role", "messages[0].role: unknown role"),
         ("items are many", "items are many"),

@@ -1,0 +1,210 @@
+//! `assay up` as a user starts it: the same output as without a server, TLS that is asked for on both sides, health, a
+//! model that computes no finite number, and an orderly end.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use serde_json::{Value, json};
+use tests::{GOLDEN, golden};
+
+use crate::assay::{assay, command, expected, ids, jsonl, score};
+use crate::broken_model;
+
+/// A server that runs until it is dropped.
+struct Up {
+    child: Child,
+    /// Where clients reach it.
+    endpoint: String,
+    /// Where its HTTP port is.
+    http: String,
+    _log: Receiver<String>,
+}
+
+impl Up {
+    fn start(model: &Path, flags: &[&str]) -> Self {
+        let model = model.to_str().unwrap();
+        let ports = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log", "info"];
+        let mut command = command(&[&["up", "--model", model], &ports[..], flags].concat());
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let log = lines_of(child.stderr.take().unwrap());
+        let http = address(&log, "http address=");
+        let endpoint = address(&log, "the gateway serves address=");
+        Self { child, endpoint, http, _log: log }
+    }
+
+    /// Asks the HTTP port; the status, and what it says.
+    fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.http).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: assay\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+    }
+
+    /// Asks it to leave, and says with which status it did.
+    fn leave(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines_of(stderr: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            // nobody may listen any more, and the process must not wait for it
+            let _ = sender.send(line);
+        }
+    });
+    lines
+}
+
+/// The address behind this text, in the log.
+fn address(log: &Receiver<String>, text: &str) -> String {
+    let mut said = Vec::new();
+    loop {
+        let line = log.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("no {text:?} in {said:#?}"));
+        if let Some((_, address)) = line.split_once(text) {
+            return address.trim_matches('"').to_owned();
+        }
+        said.push(line);
+    }
+}
+
+/// All kinds of lines, some of them with something wrong.
+fn lines(name: &str) -> String {
+    let rows = expected(name);
+    let messages = rows.iter().enumerate().map(|(id, row)| json!({ "id": id, "messages": row["messages"] }));
+    let token_ids = rows.iter().map(|row| json!({ "input_ids": ids(row) }));
+    let responses = ["Yes.", "No, and this is why: 2 + 2 = 4.", "", "<start_of_turn>"];
+    let others = [
+        json!({ "id": "group", "prompt": "Is it so?", "responses": responses }),
+        json!({ "text": "a text that is rendered already" }),
+        json!({ "input_ids": [5, 99_999_999] }),
+        json!({ "messages": [{ "role": "user", "content": "and nobody answers" }] }),
+        json!({ "text": "" }),
+    ];
+    jsonl(messages.chain(token_ids).chain(others))
+}
+
+#[test]
+fn the_output_is_the_same_with_a_server_and_without() {
+    for name in GOLDEN {
+        let input = lines(name);
+        let local = score(&golden(name), &["--tensor-parallel", "2", "--max-batch-tokens", "2048"], &input);
+        let flags = ["--tensor-parallel", "2", "--replicas", "2", "--threads", "2", "--max-batch-tokens", "2048"];
+        let up = Up::start(&golden(name), &flags);
+        assert_eq!(up.get("/readyz").0, 200);
+        for _ in 0..2 {
+            let remote = assay(&["score", "--endpoint", &up.endpoint], input.as_bytes());
+            assert_eq!(remote.status, Some(1), "{}", remote.stderr);
+            let lines = remote.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            for (local, remote) in local.lines.iter().zip(lines) {
+                for field in ["id", "scores", "tokens", "status"] {
+                    assert_eq!(remote[field], local[field], "{name}: {remote} {local}");
+                }
+            }
+            assert_eq!(remote.stdout.lines().count(), local.lines.len());
+        }
+        assert_eq!(up.leave(), Some(0));
+    }
+}
+
+#[test]
+fn a_server_tells_how_it_is() {
+    let up = Up::start(&golden("gemma2-v4"), &["--name", "small", "--max-batch-tokens", "2048"]);
+    let status = assay(&["status", "--endpoint", &up.endpoint, "--json"], b"");
+    assert_eq!(status.status, Some(0), "{}", status.stderr);
+    let status: Value = serde_json::from_str(&status.stdout).unwrap();
+    assert!(status.to_string().contains("small"), "{status}");
+    let scored = assay(&["score", "--endpoint", &up.endpoint, "--model", "small"], b"{\"text\": \"hello\"}\n");
+    assert_eq!(scored.status, Some(0), "{}", scored.stderr);
+    let unknown = assay(&["score", "--endpoint", &up.endpoint, "--model", "large"], b"{\"text\": \"hello\"}\n");
+    assert_eq!(unknown.status, Some(2));
+    assert!(unknown.stderr.contains("large") && unknown.stderr.contains("small"), "{}", unknown.stderr);
+    let (code, metrics) = up.get("/metrics");
+    assert_eq!(code, 200);
+    for name in ["assay_gateway_conversations_total", "assay_gateway_stage_seconds", "assay_shard_steps_total"] {
+        assert!(metrics.contains(name), "{name} is not in\n{metrics}");
+    }
+    assert_eq!(up.get("/livez").0, 200);
+    assert_eq!(up.leave(), Some(0));
+}
+
+#[test]
+fn a_model_that_computes_no_finite_number_has_no_score_and_goes_on() {
+    let folder = broken_model::overflowing("gemma2-v4");
+    let up = Up::start(folder.path(), &["--tensor-parallel", "2", "--max-batch-tokens", "2048"]);
+    for _ in 0..2 {
+        let call = assay(&["score", "--endpoint", &up.endpoint], b"{\"text\": \"hello\"}\n");
+        assert_eq!(call.status, Some(1), "{}", call.stderr);
+        let line: Value = serde_json::from_str(&call.stdout).unwrap();
+        assert_eq!((&line["scores"], &line["status"]), (&json!([null]), &json!(["internal"])), "{line}");
+        assert!(line["errors"][0].as_str().unwrap().contains("finite"), "{line}");
+    }
+}
+
+#[test]
+fn clients_without_the_right_certificate_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| -> PathBuf {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let names = vec!["127.0.0.1".to_owned()];
+    let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
+    let ca = file("ca.pem", &authority.as_ref().pem());
+    let (certificate, key) = (file("one.pem", &certificate.pem()), file("one.key", &key.serialize_pem()));
+    let config = format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\nclient_ca = {ca:?}\n",);
+    let config = file("gateway.toml", &config);
+    let config = config.to_str().unwrap();
+    let up = Up::start(&golden("gemma2-v4"), &["--config", config, "--max-batch-tokens", "2048"]);
+    let endpoint = format!("https://{}", up.endpoint);
+    let call = |flags: &[&str]| {
+        let arguments = [&["score", "--retry-for", "1s", "--endpoint", &endpoint], flags].concat();
+        assay(&arguments, b"{\"text\": \"hello\"}\n")
+    };
+    let (ca, certificate, key) = (ca.to_str().unwrap(), certificate.to_str().unwrap(), key.to_str().unwrap());
+    let right = call(&["--ca", ca, "--certificate", certificate, "--key", key]);
+    assert_eq!(right.status, Some(0), "{}", right.stderr);
+    assert_eq!(call(&["--ca", ca]).status, Some(2), "without a certificate");
+    assert_eq!(call(&[]).status, Some(2), "of an authority that nobody knows");
+}
+
+#[test]
+fn settings_are_checked_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    let file = file.to_str().unwrap();
+    let shown = assay(&["config", "show", "gateway"], b"");
+    std::fs::write(file, &shown.stdout).unwrap();
+    let good = assay(&["config", "check", "gateway", file], b"");
+    assert_eq!((good.status, good.stdout), (Some(0), format!("{file}: good\n")), "{}", good.stderr);
+    std::fs::write(file, "[limits]\nqueue_token = 5\n").unwrap();
+    for arguments in [&["config", "check", "gateway", file][..], &["gateway", "--config", file]] {
+        let bad = assay(arguments, b"");
+        assert_eq!(bad.status, Some(2));
+        assert!(bad.stderr.contains("gateway.toml:2") && bad.stderr.contains("queue_token"), "{}", bad.stderr);
+    }
+    let nothing = assay(&["shard"], b"");
+    assert_eq!(nothing.status, Some(2));
+    assert!(nothing.stderr.contains("--model"), "{}", nothing.stderr);
+}

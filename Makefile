@@ -24,6 +24,7 @@ demo: deps ## start a gateway and two shards, and score the model card's convers
 
 test: ## format, lints, licenses and all tests: what CI runs
 	@scripts/deps.sh build test
+	@[ "$$(id -u)" -ne 0 ] || scripts/deps.sh page || echo "the status page is not tested in a browser" >&2
 	@scripts/test.sh
 
 bench: deps ## measure speed, beside Hugging Face where python3 has torch and transformers

@@ -2,16 +2,19 @@
 # Check for the programs that a stage needs and install the missing ones: apt on Debian and Ubuntu, brew on macOS.
 # Elsewhere, or without the right to install, say in one line what is missing.
 #
-#     scripts/deps.sh [build] [test]
+#     scripts/deps.sh [build] [test] [page]
+#
+# Only tests of the status page need the last one, and they are skipped without it.
 set -euo pipefail
 
 # stage | program | apt package | brew formula; "-" where there is no package
 NEEDS='
-build | cc     | build-essential   | -
-build | cargo  | -                 | -
-test  | protoc | protobuf-compiler | protobuf
-test  | protoc | libprotobuf-dev   | -
-test  | etcd   | etcd-server       | etcd
+build | cc       | build-essential   | -
+build | cargo    | -                 | -
+build | protoc   | protobuf-compiler | protobuf
+build | protoc   | libprotobuf-dev   | -
+test  | etcd     | etcd-server       | etcd
+page  | chromium | chromium          | -
 '
 
 install() { # packages...

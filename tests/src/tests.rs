@@ -16,6 +16,7 @@ mod cluster;
 mod golden;
 mod hub;
 mod inspect;
+mod page;
 mod replica;
 mod score;
 mod simulation;

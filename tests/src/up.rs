@@ -16,17 +16,17 @@ use crate::assay::{assay, command, expected, ids, jsonl, score};
 use crate::broken_model;
 
 /// A server that runs until it is dropped.
-struct Up {
+pub(crate) struct Up {
     child: Child,
     /// Where clients reach it.
     endpoint: String,
     /// Where its HTTP port is.
-    http: String,
+    pub(crate) http: String,
     _log: Receiver<String>,
 }
 
 impl Up {
-    fn start(model: &Path, flags: &[&str]) -> Self {
+    pub(crate) fn start(model: &Path, flags: &[&str]) -> Self {
         let model = model.to_str().unwrap();
         let ports = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log", "info"];
         let mut command = command(&[&["up", "--model", model], &ports[..], flags].concat());
@@ -38,7 +38,7 @@ impl Up {
     }
 
     /// Asks the HTTP port; the status, and what it says.
-    fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.http).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nhost: assay\r\nconnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();

@@ -15,22 +15,21 @@ use super::endpoints::Address;
 
 /// How a gateway is reached over TLS.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "TLS")]
 pub(crate) struct TlsArgs {
     /// A PEM file with the authorities that gateways' certificates come from [default: those that the system trusts]
-    #[arg(long, value_name = "FILE", requires = "endpoint")]
+    #[arg(long, help_heading = "TLS", value_name = "FILE", requires = "endpoint")]
     pub(crate) ca: Option<PathBuf>,
 
     /// A PEM file with a certificate, for gateways that ask for one
-    #[arg(long, value_name = "FILE", requires = "key", requires = "endpoint")]
+    #[arg(long, help_heading = "TLS", value_name = "FILE", requires = "key", requires = "endpoint")]
     pub(crate) certificate: Option<PathBuf>,
 
     /// A PEM file with the certificate's private key
-    #[arg(long, value_name = "FILE", requires = "certificate")]
+    #[arg(long, help_heading = "TLS", value_name = "FILE", requires = "certificate")]
     pub(crate) key: Option<PathBuf>,
 
     /// The name that gateways' certificates carry [default: the endpoint's host]
-    #[arg(long, value_name = "NAME", requires = "endpoint")]
+    #[arg(long, help_heading = "TLS", value_name = "NAME", requires = "endpoint")]
     pub(crate) domain: Option<String>,
 }
 

@@ -9,6 +9,7 @@ use gateway::Gateway;
 use service::{Health, Network};
 use shard::{Error, Worker};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use super::Process;
@@ -35,11 +36,13 @@ pub(crate) fn run(args: &Up, log: Option<&str>) -> Result<ExitCode> {
         let public = public_network(settings.tls.as_ref())?;
         // a port that is taken is found out before the weights are loaded
         drop(public.listen(&args.listen).await.with_context(|| format!("cannot listen at {}", args.listen))?);
+        // the gateway finishes first what it has accepted
+        let leave = CancellationToken::new();
         let mut running = JoinSet::new();
         for worker in workers {
             let listener = inner.listen(&worker.replica).await?;
             let worker = Worker::new(worker, registry.clone(), inner.clone());
-            running.spawn(worker.run(listener, Routes::new(Health::new().await.service()), process.shutdown.token()));
+            running.spawn(worker.run(listener, Routes::new(Health::new().await.service()), leave.clone()));
         }
         let gateway = Gateway::start(settings.options_for(vec![served]), registry, inner)?;
         let health = Health::new().await;
@@ -54,9 +57,14 @@ pub(crate) fn run(args: &Up, log: Option<&str>) -> Result<ExitCode> {
             public.listen(&args.listen).await.with_context(|| format!("cannot listen at {}", args.listen))?;
         let serving = serve(&gateway, &public, listener, (health, process.shutdown.clone()));
         tokio::select! {
-            served = serving => served,
-            ended = failed(&mut running), if !process.shutdown.has_begun() => ended_early(ended),
+            served = serving => served?,
+            ended = failed(&mut running) => return ended_early(ended),
         }
+        leave.cancel();
+        while let Some(ended) = running.join_next().await {
+            ended_early(Some(ended))?;
+        }
+        Ok(())
     })
 }
 

@@ -79,9 +79,11 @@ pub(super) fn outcome(result: Option<&v1::Result>) -> Result<Scored, ItemFailure
     }
 }
 
-/// A gateway's message as it would read without one: it calls what it was sent `item`, and the line is named already.
+/// A gateway's message as it would read without one: it calls what it was sent `item` in a stream and `items[0]` in a
+/// call, and the line is named already.
 fn here(error: &str) -> String {
-    let Some(rest) = error.strip_prefix("item") else { return error.to_owned() };
+    let rest = error.strip_prefix("items[0]").or_else(|| error.strip_prefix("item"));
+    let Some(rest) = rest else { return error.to_owned() };
     if let Some(rest) = rest.strip_prefix(": ") {
         return rest.to_owned();
     }

@@ -82,6 +82,8 @@ fn a_gateways_words_are_those_of_this_process() {
         ),
         ("item.token_ids: there are none", "input_ids is empty"),
         ("item.messages[0].role: unknown role", "messages[0].role: unknown role"),
+        ("items[0]: text is empty", "text is empty"),
+        ("items[0].token_ids: there are none", "input_ids is empty"),
         ("items are many", "items are many"),
         ("the replica is gone", "the replica is gone"),
     ] {

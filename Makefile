@@ -30,6 +30,8 @@ test: ## format, lints, licenses and all tests: what CI runs
 bench: deps ## measure speed, beside Hugging Face where python3 has torch and transformers
 	@cargo build --release --package assay
 	@cargo bench --package tests --bench score
+	@scripts/deps.sh test
+	@scripts/bench-cluster.sh target/release/assay $(DEMO_MODEL)
 
 fmt: ## format the code
 	@cargo fmt --all

@@ -2,13 +2,12 @@
 //! cluster says, and nothing that comes from outside is taken for markup.
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::golden;
 
 use crate::assay::{jsonl, score};
@@ -32,7 +31,8 @@ const FLAGS: [&str; 12] = [
     "--dump-dom",
 ];
 const PATIENCE: Duration = Duration::from_secs(90);
-const HOSTILE: &str = "<script>document.title = \"owned\"</script><img src=x onerror='document.title = \"owned\"'> & \"it's\"";
+const HOSTILE: &str =
+    "<script>document.title = \"owned\"</script><img src=x onerror='document.title = \"owned\"'> & \"it's\"";
 /// The same as text in a document.
 const SHOWN: &str = "&lt;script&gt;document.title = \"owned\"&lt;/script&gt;&lt;img src=x onerror='document.title = \"owned\"'&gt; &amp; \"it's\"";
 
@@ -91,34 +91,36 @@ fn check(document: &str, texts: &[&str]) {
     }
 }
 
-/// Answers in place of a gateway: with this page, and with a status and scores, or not at all.
-fn serve(page: String, status: Option<Value>, scores: Value) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            answer(stream.unwrap(), &page, status.as_ref(), &scores);
-        }
-    });
-    address
+#[test]
+fn a_person_sees_the_ranks_and_the_responses_by_their_score() {
+    if no_browser() {
+        return;
+    }
+    let responses = ["Yes.", HOSTILE, "No, and this is why: 2 + 2 = 4."];
+    let input = jsonl([json!({ "prompt": "Is it so?", "responses": responses })]);
+    let model = golden("gemma2-v4");
+    let scores = score(&model, &["--tensor-parallel", "2"], &input).all_scores();
+    let up = Up::start(&model, &["--tensor-parallel", "2"]);
+    let mut fields = vec![("prompt", "Is it so?")];
+    fields.extend(responses.map(|response| ("response", response)));
+    let document = document(&link(&up.http, &fields));
+    check(&document, &["rank 0 serving", "rank 1 serving", "replica-0", "gemma2-v4", "live"]);
+    let mut ranked = scores.clone();
+    ranked.sort_by(|a, b| b.total_cmp(a));
+    let expected: Vec<String> = ranked.iter().map(ToString::to_string).collect();
+    assert_eq!(contents(&document, "<span class=\"score\">"), expected);
+    // what comes from outside is text
+    check(&document, &[SHOWN]);
+    assert!(!document.contains("<title>owned"), "{document}");
 }
 
-fn answer(mut stream: TcpStream, page: &str, status: Option<&Value>, scores: &Value) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
-    let first = lines.next().unwrap_or_default();
-    let lengths = lines.by_ref().take_while(|line| !line.is_empty());
-    let length = lengths.filter_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-    let length: usize = length.last().unwrap_or_default();
-    let (kind, body) = match (first.split(' ').nth(1), status) {
-        (Some("/"), _) => ("text/html", page.to_owned()),
-        (Some("/api/status"), Some(status)) => ("application/json", status.to_string()),
-        (Some("/api/score"), Some(_)) => ("application/json", scores.to_string()),
-        _ => return,
-    };
-    let size = body.len();
-    // a body that nobody reads would reset the connection
-    let _ = length;
-    let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {size}\r\nconnection: close\r\n\r\n{body}");
-    let _ = stream.shutdown(std::net::Shutdown::Write);
-    let _ = std::io::copy(&mut stream, &mut std::io::sink());
+#[test]
+fn a_page_says_what_cannot_be_scored() {
+    if no_browser() {
+        return;
+    }
+    let up = Up::start(&golden("gemma2-v4"), &[]);
+    let document = document(&link(&up.http, &[("model", "another"), ("prompt", "Is it so?"), ("response", "Yes.")]));
+    check(&document, &["another", "class=\"fault\""]);
+    assert_eq!(contents(&document, "<span class=\"score\">"), [""; 0]);
 }

@@ -47,7 +47,10 @@ impl WeightFile {
         let opened = Self { path: path.to_owned(), file };
         let data = 8 + header_length;
         let mut tensors = Vec::new();
-        for (name, info) in metadata.tensors() {
+        // in the order of the file, so that the first one that is wrong is always the same
+        let mut listed: Vec<_> = metadata.tensors().into_iter().collect();
+        listed.sort_unstable_by_key(|(_, info)| info.data_offsets);
+        for (name, info) in listed {
             let (from, to) = info.data_offsets;
             let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |product, &size| product.checked_mul(size));
             if to.checked_sub(from).and_then(|bytes| bytes.checked_mul(8)) != bits {

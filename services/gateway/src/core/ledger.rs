@@ -23,6 +23,8 @@ pub struct Dispatch {
     pub deadline: Time,
     /// What it is debited for: the prefix and each tail.
     pub tokens: u64,
+    /// Whether it goes before what else of this gateway waits there.
+    pub urgent: bool,
     /// What all its conversations begin with; may be empty.
     pub prefix: Arc<[u32]>,
     /// For each conversation its number in the item, and the rest of its tokens.
@@ -159,7 +161,7 @@ impl Ledger {
     }
 
     /// Notes that a piece goes to a replica.
-    pub(crate) fn send(&mut self, now: Time, id: PieceId, replica: ReplicaId) -> Option<Dispatch> {
+    pub(crate) fn send(&mut self, now: Time, id: PieceId, (replica, urgent): (ReplicaId, bool)) -> Option<Dispatch> {
         let piece = self.pieces.get_mut(&id)?;
         let deadline = self.requests.get(&piece.request)?.deadline;
         let tokens = piece.size().tokens;
@@ -168,7 +170,7 @@ impl Ledger {
         self.sent.entry(replica).or_default().insert(id);
         let tag = Tag { piece: id, attempt: piece.attempt };
         let (request, prefix) = (piece.request, Arc::clone(&piece.prefix));
-        Some(Dispatch { tag, request, deadline, tokens, prefix, conversations: piece.to_compute() })
+        Some(Dispatch { tag, request, deadline, tokens, urgent, prefix, conversations: piece.to_compute() })
     }
 
     /// Whether a replica may speak about a conversation.
@@ -283,7 +285,7 @@ impl Ledger {
 impl Piece {
     /// What it looks for.
     pub(crate) fn wanted(&self) -> Wanted {
-        Wanted { tokens: self.size().tokens, prompt: self.prompt, avoid: self.failed_at }
+        Wanted { tokens: self.size().tokens, prompt: self.prompt, avoid: self.failed_at, urgent: false }
     }
 
     /// How often it was sent.

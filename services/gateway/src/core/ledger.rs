@@ -35,7 +35,8 @@ pub struct Dispatch {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     requests: HashMap<RequestId, Entry>,
-    pieces: HashMap<PieceId, Piece>,
+    /// In boxes: a table is up to half empty.
+    pieces: HashMap<PieceId, Box<Piece>>,
     deadlines: BTreeSet<(Time, RequestId)>,
     sent: BTreeMap<ReplicaId, BTreeSet<PieceId>>,
     next: u64,
@@ -135,7 +136,7 @@ impl Ledger {
                 sent: None,
                 failed_at: None,
             };
-            self.pieces.insert(id, piece);
+            self.pieces.insert(id, Box::new(piece));
             named.push((id, cut.tokens));
         }
         let (admitted, deadline) = (now, request.deadline);
@@ -146,7 +147,7 @@ impl Ledger {
     }
 
     pub(crate) fn piece(&self, id: PieceId) -> Option<&Piece> {
-        self.pieces.get(&id)
+        self.pieces.get(&id).map(Box::as_ref)
     }
 
     pub(crate) fn share(&self, id: PieceId) -> Option<&Share> {
@@ -326,7 +327,9 @@ impl Piece {
     fn outcome(&self, now: Time, admitted: Time, number: usize, result: Result<Score, Failure>) -> Outcome {
         let sent = self.sent.map_or(now, |sent| sent.at);
         let (queued, computed): (Duration, Duration) = (sent.since(admitted), now.since(sent));
-        Outcome { request: self.request, item: self.item, conversation: number, result, queued, computed }
+        let tail = self.get(number).map_or(0, |it| it.tail.len());
+        let tokens = (self.prefix.len() + tail) as u64;
+        Outcome { request: self.request, item: self.item, conversation: number, tokens, result, queued, computed }
     }
 }
 

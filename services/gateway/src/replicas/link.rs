@@ -99,7 +99,7 @@ impl Link {
                 backoff.reset();
             }
             let other = target.wait_for(|now| now.as_ref() != Some(&wanted));
-            match timeout(backoff.next(), other).await {
+            match timeout(backoff.wait(), other).await {
                 Ok(Ok(_)) => backoff.reset(),
                 Ok(Err(_)) => return,
                 Err(_) => {}

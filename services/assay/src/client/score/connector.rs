@@ -87,7 +87,7 @@ impl Connector {
             Some(delay) => delay,
             // the others may be well
             None if !self.failed.is_multiple_of(self.endpoints.count()) => Duration::ZERO,
-            None => self.backoff.next(),
+            None => self.backoff.wait(),
         };
         if self.patience.ends_within(wait) {
             let seconds = self.patience.limit.as_secs_f64();

@@ -31,6 +31,7 @@ bench: deps ## measure speed, beside Hugging Face where python3 has torch and tr
 	@cargo build --release --package assay
 	@cargo bench --package tests --bench score
 	@scripts/deps.sh test
+	@cargo bench --package tests --bench gateway
 	@scripts/bench-cluster.sh target/release/assay $(DEMO_MODEL)
 
 fmt: ## format the code

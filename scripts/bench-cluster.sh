@@ -1,9 +1,7 @@
 #!/usr/bin/env bash
-# Measure what a gateway costs and what a cluster loses against `assay score`, on loopback, with the release binary.
+# Measure what a cluster loses against `assay score`, on loopback, with the release binary.
 #
 #     scripts/bench-cluster.sh BINARY MODEL
-#
-# The gateway's cost is the CPU time of its process alone (Linux: /proc). Its replica is a real one, of a small model.
 set -euo pipefail
 
 binary=$1 model=$2
@@ -26,34 +24,8 @@ seconds() { # command...
     python3 -c "print($EPOCHREALTIME - $start)"
 }
 
-etcd_port=$(port) peer_port=$(port) gateway_port=$(port) up_port=$(port)
-etcd=http://127.0.0.1:$etcd_port
-etcd --data-dir "$folder/etcd" --listen-client-urls "$etcd" --advertise-client-urls "$etcd" \
-    --listen-peer-urls "http://127.0.0.1:$peer_port" >"$folder/etcd.log" 2>&1 &
-started+=($!)
-"$binary" shard --model "$model" --replica a --listen 127.0.0.1:0 --etcd "$etcd" 2>"$folder/shard.log" &
-shard=$!
-"$binary" gateway --model "$model" --listen "127.0.0.1:$gateway_port" --http none --etcd "$etcd" 2>"$folder/gateway.log" &
-gateway=$!
-started+=("$shard" "$gateway")
-until_ready "127.0.0.1:$gateway_port"
-
-echo "load of the machine: $(cut -d' ' -f1-3 /proc/loadavg), clock ticks of 1/$(getconf CLK_TCK) s"
-cost() { # what, promise, bench flags...
-    local what=$1 promise=$2 before after conversations
-    shift 2
-    before=$(awk '{ print $14 + $15 }' "/proc/$gateway/stat")
-    "$binary" bench --endpoint "127.0.0.1:$gateway_port" --duration 8s --warmup 0s --json "$folder/bench.json" "$@" >/dev/null
-    after=$(awk '{ print $14 + $15 }' "/proc/$gateway/stat")
-    conversations=$(sed -n 's/^ *"conversations": \([0-9]*\),*$/\1/p' "$folder/bench.json" | head -1)
-    python3 -c "print('%-58s %7.1f us, promised %s (%d conversations)' % (
-        '$what', ($after - $before) * 1e6 / $(getconf CLK_TCK) / $conversations, '$promise', $conversations))"
-}
-cost "gateway CPU a conversation, 300 token ids, 64 a call" 50 --tokens 300 --vocab 500 --batch 64 --concurrency 4
-cost "gateway CPU a conversation, 8 token ids, 64 a call" 50 --tokens 8 --vocab 500 --batch 64 --concurrency 4
-cost "gateway CPU a conversation, text of 300 words, 64 a call" 560 --tokens 300 --text --batch 64 --concurrency 4
-kill "$gateway" "$shard"
-
+up_port=$(port)
+echo "load of the machine: $(cut -d' ' -f1-3 /proc/loadavg)"
 python3 - >"$folder/input.jsonl" <<'END'
 import json, random
 random.seed(1)

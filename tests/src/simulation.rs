@@ -142,10 +142,10 @@ fn whatever_fails_every_conversation_is_answered_once_rightly_and_in_time() {
 
 /// A cluster in which nothing goes wrong and steps are large, and that has taken in a flood from these tenants: single
 /// conversations from the first, groups from the others.
-fn flooded(shape: Shape, tenants: &[(&'static str, u32)]) -> World {
+fn flooded(seed: u64, shape: Shape, tenants: &[(&'static str, u32)]) -> World {
     let shape = Shape { budget: 1024, step: 2_000, token: 10, delay: 300, ..shape };
     let limits = Limits { tokens: 1 << 26, conversations: 1 << 20, longest: 1024 };
-    let mut world = World::new(7, shape, limits);
+    let mut world = World::new(seed, shape, limits);
     world.run_for(SECOND / 10);
     for (number, tenant) in tenants.iter().enumerate() {
         for _ in 0..2_500 {
@@ -172,12 +172,12 @@ fn check_flood(world: &World) {
 }
 
 /// Gateways, replicas and ranks.
-const CLUSTERS: [(usize, usize, usize); 5] = [(1, 1, 2), (2, 2, 1), (3, 1, 3), (1, 3, 2), (3, 3, 1)];
+const CLUSTERS: [(usize, usize, usize); 6] = [(1, 1, 2), (2, 1, 1), (2, 2, 1), (3, 1, 3), (1, 3, 2), (3, 3, 1)];
 
 #[test]
 fn tenants_that_flood_share_by_weight() {
     for (gateways, replicas, ranks) in CLUSTERS {
-        let mut world = flooded(shape(gateways, replicas, ranks), &[("a", 1), ("b", 3)]);
+        let mut world = flooded(7, shape(gateways, replicas, ranks), &[("a", 1), ("b", 3)]);
         world.run_for(4 * SECOND);
         check_flood(&world);
         let (a, b) = (world.books.sent["a"] as f64, world.books.sent["b"] as f64);
@@ -189,7 +189,7 @@ fn tenants_that_flood_share_by_weight() {
 fn a_flood_fills_the_steps() {
     for (gateways, replicas, ranks) in CLUSTERS {
         for tenants in [&[("a", 1)][..], &[("a", 1), ("b", 1)]] {
-            let mut world = flooded(shape(gateways, replicas, ranks), tenants);
+            let mut world = flooded(7, shape(gateways, replicas, ranks), tenants);
             let computed = |world: &World| {
                 let stats = world.replicas.iter().map(|replica| replica.epoch.as_ref().unwrap().leader.stats());
                 stats.fold((0, 0), |(tokens, steps), it| (tokens + it.computed_tokens, steps + it.steps))
@@ -206,8 +206,8 @@ fn a_flood_fills_the_steps() {
 
 #[test]
 fn who_asks_now_and_then_waits_few_steps_whatever_floods() {
-    for (gateways, replicas, ranks) in CLUSTERS {
-        let mut world = flooded(shape(gateways, replicas, ranks), &[("a", 1), ("b", 1)]);
+    for ((gateways, replicas, ranks), seed) in CLUSTERS.into_iter().flat_map(|cluster| [(cluster, 7), (cluster, 8)]) {
+        let mut world = flooded(seed, shape(gateways, replicas, ranks), &[("a", 1), ("b", 1)]);
         for _ in 0..80 {
             let what = vec![words(&mut world.random, 100).into()];
             world.ask(("rare", 1), 10 * SECOND, what);
@@ -221,8 +221,7 @@ fn who_asks_now_and_then_waits_few_steps_whatever_floods() {
         waits.sort_unstable();
         let steps = |wait: Micros| wait as f64 / world.shape.full_step() as f64;
         let (median, longest) = (steps(waits[40]), steps(waits[79]));
-        // of each other gateway a whole step may come before it, and be waited for before there is credit again
-        let most = 4.0 + 2.0 * (gateways - 1) as f64;
-        assert!(median <= 4.0 && longest <= most, "{median} and {longest} steps, {gateways} x {replicas}");
+        // what is computed, what is planned ahead, perhaps one more, and its own
+        assert!(median <= 2.5 && longest <= 4.0, "{median} and {longest} steps, {gateways} x {replicas}, seed {seed}");
     }
 }

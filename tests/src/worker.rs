@@ -104,6 +104,7 @@ fn piece(number: u64, tails: &[&[u32]]) -> ToReplica {
         tails: tails.iter().enumerate().map(tail).collect(),
         timeout_micros: 60_000_000,
         traceparent: String::new(),
+        urgent: false,
     })
 }
 

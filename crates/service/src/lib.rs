@@ -1,9 +1,10 @@
 //! What every process of the cluster does alike: start, be observed, listen and dial, and stop.
 //!
 //! In the order of a process's life: [`config`] reads its settings, [`telemetry`] starts the log, [`tls`] and [`net`]
-//! reach others, [`metrics`], [`health`] and [`http`] let others look in, [`trace`] joins what several processes do for
+//! reach others ([`Backoff`] says when again), [`metrics`], [`health`] and [`http`] let others look in, [`trace`] joins what several processes do for
 //! one request, and [`shutdown`] ends it. Nothing here knows what the process is for.
 
+mod backoff;
 pub mod config;
 pub mod health;
 pub mod http;
@@ -17,6 +18,7 @@ pub mod tls;
 pub mod trace;
 
 pub use axum;
+pub use backoff::Backoff;
 pub use health::Health;
 pub use metrics::Metrics;
 pub use net::Network;

@@ -31,7 +31,7 @@ pub(crate) enum Undone {
     Failed,
 }
 
-/// The most bytes of text in hand; a group's prompt counts once for each response.
+/// The most bytes in hand: text, a group's prompt once for each response, and what holds a conversation.
 pub(crate) const ROOM: usize = 256 << 20;
 const UNIT: usize = 1024;
 

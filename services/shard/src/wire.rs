@@ -49,6 +49,7 @@ pub(crate) fn piece(piece: wire::Piece, now: Duration) -> Piece {
         prefix: piece.prefix,
         tails: piece.tails.into_iter().map(|tail| (tail.conversation, tail.ids)).collect(),
         deadline: Some(now.saturating_add(Duration::from_micros(piece.timeout_micros))),
+        urgent: piece.urgent,
         trace: (!piece.traceparent.is_empty()).then(|| piece.traceparent.into()),
     }
 }

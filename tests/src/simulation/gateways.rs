@@ -237,6 +237,7 @@ impl World {
                     tails: tails.collect(),
                     tokens: dispatch.tokens,
                     deadline: None,
+                    urgent: dispatch.urgent,
                     trace: None,
                 };
                 self.send_up(line, Up::Piece(piece, patience));

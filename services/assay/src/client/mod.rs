@@ -1,7 +1,6 @@
 //! The commands that talk to a gateway: `score --endpoint`, `status` and `bench`.
 
 pub(crate) mod args;
-mod backoff;
 pub(crate) mod bench;
 mod endpoints;
 mod models;

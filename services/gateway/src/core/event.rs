@@ -129,6 +129,8 @@ pub struct Outcome {
     pub item: usize,
     /// The number of the conversation in that.
     pub conversation: usize,
+    /// Its length.
+    pub tokens: u64,
     /// Its score, or why there is none.
     pub result: Result<Score, Failure>,
     /// How long it waited, until it was sent for the last time.

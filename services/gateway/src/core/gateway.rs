@@ -63,6 +63,9 @@ pub struct Stats {
     pub retried: u64,
 }
 
+/// What is larger than one part of so many of a step is not urgent.
+const URGENT: u64 = 8;
+
 /// What waits for credits, of one tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Waiting<'a> {
@@ -361,10 +364,11 @@ impl Gateway {
         // half a step, so that a piece of a huge request is a turn
         let turn = self.step_tokens() / 2;
         while let Some(id) = self.queue.first() {
-            let Some(wanted) = self.ledger.piece(id).map(Piece::wanted) else { return };
+            let Some(mut wanted) = self.ledger.piece(id).map(Piece::wanted) else { return };
+            wanted.urgent = self.queue.is_behind() && wanted.tokens <= self.step_tokens() / URGENT;
             let Some(replica) = self.fleet.choose(now, wanted) else { return };
             let Some(epoch) = self.fleet.epoch(replica) else { return };
-            let Some(dispatch) = self.ledger.send(now, id, replica) else { return };
+            let Some(dispatch) = self.ledger.send(now, id, (replica, wanted.urgent)) else { return };
             self.queue.pop(turn);
             self.fleet.sent(now, replica, wanted);
             actions.push(Action::Send { replica, epoch, dispatch });

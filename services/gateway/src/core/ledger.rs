@@ -23,6 +23,8 @@ pub struct Dispatch {
     pub deadline: Time,
     /// What it is debited for: the prefix and each tail.
     pub tokens: u64,
+    /// Whether it goes before what else of this gateway waits there.
+    pub urgent: bool,
     /// What all its conversations begin with; may be empty.
     pub prefix: Arc<[u32]>,
     /// For each conversation its number in the item, and the rest of its tokens.
@@ -33,7 +35,8 @@ pub struct Dispatch {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     requests: HashMap<RequestId, Entry>,
-    pieces: HashMap<PieceId, Piece>,
+    /// In boxes: a table is up to half empty.
+    pieces: HashMap<PieceId, Box<Piece>>,
     deadlines: BTreeSet<(Time, RequestId)>,
     sent: BTreeMap<ReplicaId, BTreeSet<PieceId>>,
     next: u64,
@@ -133,7 +136,7 @@ impl Ledger {
                 sent: None,
                 failed_at: None,
             };
-            self.pieces.insert(id, piece);
+            self.pieces.insert(id, Box::new(piece));
             named.push((id, cut.tokens));
         }
         let (admitted, deadline) = (now, request.deadline);
@@ -144,7 +147,7 @@ impl Ledger {
     }
 
     pub(crate) fn piece(&self, id: PieceId) -> Option<&Piece> {
-        self.pieces.get(&id)
+        self.pieces.get(&id).map(Box::as_ref)
     }
 
     pub(crate) fn share(&self, id: PieceId) -> Option<&Share> {
@@ -159,7 +162,7 @@ impl Ledger {
     }
 
     /// Notes that a piece goes to a replica.
-    pub(crate) fn send(&mut self, now: Time, id: PieceId, replica: ReplicaId) -> Option<Dispatch> {
+    pub(crate) fn send(&mut self, now: Time, id: PieceId, (replica, urgent): (ReplicaId, bool)) -> Option<Dispatch> {
         let piece = self.pieces.get_mut(&id)?;
         let deadline = self.requests.get(&piece.request)?.deadline;
         let tokens = piece.size().tokens;
@@ -168,7 +171,7 @@ impl Ledger {
         self.sent.entry(replica).or_default().insert(id);
         let tag = Tag { piece: id, attempt: piece.attempt };
         let (request, prefix) = (piece.request, Arc::clone(&piece.prefix));
-        Some(Dispatch { tag, request, deadline, tokens, prefix, conversations: piece.to_compute() })
+        Some(Dispatch { tag, request, deadline, tokens, urgent, prefix, conversations: piece.to_compute() })
     }
 
     /// Whether a replica may speak about a conversation.
@@ -283,7 +286,7 @@ impl Ledger {
 impl Piece {
     /// What it looks for.
     pub(crate) fn wanted(&self) -> Wanted {
-        Wanted { tokens: self.size().tokens, prompt: self.prompt, avoid: self.failed_at }
+        Wanted { tokens: self.size().tokens, prompt: self.prompt, avoid: self.failed_at, urgent: false }
     }
 
     /// How often it was sent.
@@ -324,7 +327,9 @@ impl Piece {
     fn outcome(&self, now: Time, admitted: Time, number: usize, result: Result<Score, Failure>) -> Outcome {
         let sent = self.sent.map_or(now, |sent| sent.at);
         let (queued, computed): (Duration, Duration) = (sent.since(admitted), now.since(sent));
-        Outcome { request: self.request, item: self.item, conversation: number, result, queued, computed }
+        let tail = self.get(number).map_or(0, |it| it.tail.len());
+        let tokens = (self.prefix.len() + tail) as u64;
+        Outcome { request: self.request, item: self.item, conversation: number, tokens, result, queued, computed }
     }
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct Backlog {
 struct Tenant {
     weight: NonZeroU32,
     start: u64,
+    /// Whether it came back with nothing waiting while others wait, and has not been served since.
+    behind: bool,
     /// Pieces that have been charged before.
     returned: BTreeMap<PieceId, u64>,
     lanes: HashMap<LaneId, Lane>,
@@ -106,6 +108,12 @@ impl FairQueue {
         }
     }
 
+    /// Whether the tenant whose turn it is had nothing waiting when it came, while others had: it was served less than
+    /// they will be, and asks for little.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.waiting.first().and_then(|(_, id)| self.tenants.get(id)).is_some_and(|tenant| tenant.behind)
+    }
+
     /// The piece whose turn it is.
     pub(crate) fn first(&self) -> Option<PieceId> {
         let (_, id) = self.waiting.first()?;
@@ -143,6 +151,7 @@ impl FairQueue {
         let place = (tenant.start, id.clone());
         if !self.waiting.remove(&place) {
             self.ahead.remove(&place);
+            tenant.behind = !self.waiting.is_empty();
             tenant.start = tenant.start.max(self.clock);
         }
         let before = (tenant.tokens, tenant.pieces);
@@ -171,7 +180,7 @@ impl FairQueue {
 impl Tenant {
     fn new(weight: NonZeroU32) -> Self {
         let (returned, lanes, turns) = (BTreeMap::new(), HashMap::new(), BTreeMap::new());
-        Self { weight, start: 0, returned, lanes, turns, next_turn: 0, tokens: 0, pieces: 0 }
+        Self { weight, start: 0, behind: false, returned, lanes, turns, next_turn: 0, tokens: 0, pieces: 0 }
     }
 
     fn backlog(&self) -> Backlog {
@@ -232,6 +241,7 @@ impl Tenant {
     /// Takes out the next piece and charges for it, unless that has been done.
     fn pop(&mut self, turn: u64) -> Option<PieceId> {
         self.pieces = self.pieces.checked_sub(1)?;
+        self.behind = false;
         if let Some((piece, tokens)) = self.returned.pop_first() {
             self.tokens -= tokens;
             return Some(piece);

@@ -103,7 +103,9 @@ impl Item {
         };
         let tail = |conversation: &S| Arc::from(conversation.as_ref().get(shared..).unwrap_or_default());
         let tails = conversations.iter().map(tail).collect();
-        Self { prefix: Arc::from(first.get(..shared).unwrap_or_default()), tails }
+        // Arc::from allocates for nothing, too
+        let prefix = if shared == 0 { Arc::default() } else { Arc::from(first.get(..shared).unwrap_or_default()) };
+        Self { prefix, tails }
     }
 
     /// The tokens of each conversation.

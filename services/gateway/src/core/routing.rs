@@ -3,7 +3,8 @@
 //! A piece goes to a replica where it fits into the balance of credits; or where half a step is free, or nothing of
 //! this gateway's is left: then it may overdraw. So a step is at least half full, and a large piece waits for the next
 //! step at most, and not for room that small ones take away; yet what a replica has beyond its
-//! next step is less than half a step, and who comes next finds room in the one after that.
+//! next step is less than half a step, and who comes next finds room in the one after that. What is urgent need not wait
+//! for that: it may overdraw the balance by half a step.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -63,6 +64,8 @@ pub(crate) struct Wanted {
     pub(crate) prompt: Option<u64>,
     /// Where it has failed.
     pub(crate) avoid: Option<ReplicaId>,
+    /// Whether it goes before what else was sent and is not computed yet.
+    pub(crate) urgent: bool,
 }
 
 /// The replicas of one model.
@@ -192,21 +195,21 @@ impl Fleet {
 
     /// The replica with the most room for a piece, or the one near it in room that saw the prompt. `avoid` comes last.
     pub(crate) fn choose(&self, now: Time, wanted: Wanted) -> Option<ReplicaId> {
-        let Wanted { tokens, prompt, avoid } = wanted;
+        let Wanted { prompt, avoid, .. } = wanted;
         let order = |(id, replica): &(ReplicaId, &Replica)| {
             (Some(*id) != avoid, replica.balance, Reverse((replica.given, *id)))
         };
-        let (id, best) = self.with_room(now, tokens).max_by_key(order)?;
+        let (id, best) = self.with_room(now, wanted).max_by_key(order)?;
         let saw = prompt.and_then(|prompt| self.prompts.get(prompt)).filter(|saw| Some(*saw) != avoid);
         let near = |replica: &Replica| {
             best.balance.saturating_sub(replica.balance) <= signed(replica.announced.step_tokens / 2)
         };
-        let saw = self.with_room(now, tokens).find(|(id, replica)| saw == Some(*id) && near(replica));
+        let saw = self.with_room(now, wanted).find(|(id, replica)| saw == Some(*id) && near(replica));
         Some(saw.map_or(id, |(id, _)| id))
     }
 
-    /// Replicas that may be given a piece of so many tokens.
-    fn with_room(&self, now: Time, tokens: u64) -> impl Iterator<Item = (ReplicaId, &Replica)> {
+    /// Replicas that may be given such a piece.
+    fn with_room(&self, now: Time, wanted: Wanted) -> impl Iterator<Item = (ReplicaId, &Replica)> {
         let open = move |id: &ReplicaId, replica: &Replica| {
             let paused = self.records.get(id).filter(|record| record.failures >= self.routing.failures);
             // after the pause one piece at a time, until one comes back well
@@ -214,7 +217,7 @@ impl Fleet {
         };
         let ready = |replica: &Replica| !replica.draining && self.served.contains(&replica.announced.version);
         let room = move |(id, replica): &(&ReplicaId, &Replica)| {
-            replica.has_room(tokens) && ready(replica) && open(id, replica)
+            replica.has_room(wanted) && ready(replica) && open(id, replica)
         };
         self.replicas.iter().filter(room).map(|(id, replica)| (*id, replica))
     }
@@ -278,9 +281,11 @@ fn signed(tokens: u64) -> i64 {
 // === impl Replica ===
 
 impl Replica {
-    fn has_room(&self, tokens: u64) -> bool {
-        let enough = self.balance >= signed(tokens.min(self.announced.step_tokens / 2));
-        self.balance > 0 && (enough || self.pieces == 0)
+    fn has_room(&self, Wanted { tokens, urgent, .. }: Wanted) -> bool {
+        let half = self.announced.step_tokens / 2;
+        let enough = self.balance >= signed(tokens.min(half));
+        let free = self.balance > 0 && (enough || self.pieces == 0);
+        free || urgent && self.balance.saturating_add_unsigned(half) >= signed(tokens)
     }
 
     fn stalls_at(&self, routing: &Routing) -> Option<Time> {

@@ -5,37 +5,66 @@ use proto::v1;
 use proto::v1::group::Prompt;
 use proto::v1::item::Input as Given;
 
+use crate::tokenizers::ROOM;
+
 /// An item that was read.
 pub(super) struct Read {
-    /// What it is called in errors, as in `items[3]`.
-    pub(super) at: String,
+    /// Its place in the request; None in a stream.
+    number: Option<usize>,
     /// Its conversations, as many as it has answers.
     pub(super) conversations: usize,
-    /// Bytes of text that are rendered for it, about.
+    /// Bytes that are in hand for it while it is tokenized, about.
     pub(super) bytes: usize,
     pub(super) input: Result<Input, ItemError>,
+}
+
+/// What a conversation takes in hand beside its text: a result, token ids, and what holds them.
+const EACH: usize = 512;
+
+/// How many answers an item has.
+fn conversations(item: &v1::Item) -> usize {
+    match &item.input {
+        Some(Given::Group(group)) => group.responses.len().max(1),
+        _ => 1,
+    }
+}
+
+/// Reads the items of a request; `Err` is how many bytes would be in hand for them, if that is too much.
+pub(super) fn read_all(items: Vec<v1::Item>) -> Result<Vec<Read>, usize> {
+    let least = items.iter().fold(0, |sum: usize, item| sum.saturating_add(conversations(item))).saturating_mul(EACH);
+    if least > ROOM {
+        return Err(least);
+    }
+    Ok(items.into_iter().enumerate().map(|(number, item)| Read::new(Some(number), item)).collect())
 }
 
 // === impl Read ===
 
 impl Read {
-    /// Reads an item.
-    pub(super) fn new(at: String, item: v1::Item) -> Self {
+    /// Reads an item, the one of this number in its request.
+    pub(super) fn new(number: Option<usize>, item: v1::Item) -> Self {
         let nothing = || ItemError::Empty("the item");
-        let (conversations, input) = match item.input {
-            None => (1, Err(nothing())),
-            Some(Given::Text(text)) => (1, Ok(Input::Text(text))),
-            Some(Given::TokenIds(ids)) => (1, Ok(Input::TokenIds(ids.ids))),
-            Some(Given::Messages(turns)) => (1, messages("messages", turns).map(Input::Messages)),
-            Some(Given::Group(group)) => (group.responses.len().max(1), read_group(group)),
+        let conversations = conversations(&item);
+        let input = match item.input {
+            None => Err(nothing()),
+            Some(Given::Text(text)) => Ok(Input::Text(text)),
+            Some(Given::TokenIds(ids)) => Ok(Input::TokenIds(ids.ids)),
+            Some(Given::Messages(turns)) => messages("messages", turns).map(Input::Messages),
+            Some(Given::Group(group)) => read_group(group),
         };
-        let bytes = input.as_ref().map_or(0, bytes);
-        Self { at, conversations, bytes, input }
+        let bytes = conversations.saturating_mul(EACH).saturating_add(input.as_ref().map_or(0, bytes));
+        Self { number, conversations, bytes, input }
+    }
+
+    /// Whether nothing is left to be tokenized.
+    pub(super) fn is_tokenized(&self) -> bool {
+        matches!(self.input, Ok(Input::TokenIds(_)) | Err(_))
     }
 
     /// What is wrong with a conversation, with its place in front.
     pub(super) fn problem(&self, conversation: usize, error: &ItemError) -> String {
-        problem(&self.at, self.input.as_ref().ok(), conversation, error)
+        let at = self.number.map_or_else(|| "item".to_owned(), |number| format!("items[{number}]"));
+        problem(&at, self.input.as_ref().ok(), conversation, error)
     }
 }
 

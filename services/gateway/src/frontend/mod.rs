@@ -151,7 +151,7 @@ fn read(items: Vec<v1::Item>) -> Result<Vec<Read>, CallError> {
         return Err(CallError::Invalid("items: there are none".to_owned()));
     }
     let _receive = tracing::debug_span!("receive", items = items.len()).entered();
-    Ok(items.into_iter().enumerate().map(|(number, item)| Read::new(format!("items[{number}]"), item)).collect())
+    input::read_all(items).map_err(|bytes| CallError::TooLarge { bytes })
 }
 
 // === impl Rewards ===

@@ -45,6 +45,9 @@ struct Times {
     total: Duration,
 }
 
+/// Bytes of token ids that are looked at where they are: to hand them to another thread would take longer.
+const AT_ONCE: usize = 256 << 10;
+
 // === impl Frontend ===
 
 impl Frontend {
@@ -86,13 +89,17 @@ impl Frontend {
     async fn draft(&self, call: &Call, reading: &Reading, reads: Vec<Read>) -> Result<Draft, CallError> {
         let bytes = reads.iter().fold(0, |sum: usize, read| sum.saturating_add(read.bytes));
         let Reading { model, options } = reading.clone();
-        let job = move |wanted: &dyn Wanted| {
-            let encode =
-                |read: Read| if wanted.is_wanted() { encode(&model, &options, &read) } else { Encoded::default() };
-            reads.into_par_iter().map(encode).collect::<Vec<_>>()
+        let encoded = if bytes <= AT_ONCE && reads.iter().all(Read::is_tokenized) {
+            reads.iter().map(|read| encode(&model, &options, read)).collect()
+        } else {
+            let job = move |wanted: &dyn Wanted| {
+                let encode =
+                    |read: Read| if wanted.is_wanted() { encode(&model, &options, &read) } else { Encoded::default() };
+                reads.into_par_iter().map(encode).collect::<Vec<_>>()
+            };
+            let encoded = self.tokenizers.run(bytes, call.deadline, job).await;
+            encoded.map_err(|undone| untokenized(undone, bytes))?
         };
-        let encoded = self.tokenizers.run(bytes, call.deadline, job).await;
-        let encoded = encoded.map_err(|undone| untokenized(undone, bytes))?;
         let mut draft = Draft { results: Vec::with_capacity(encoded.len()), work: Vec::new(), places: Vec::new() };
         for (number, (results, places, item)) in encoded.into_iter().enumerate() {
             draft.results.push(v1::ItemResult { results });

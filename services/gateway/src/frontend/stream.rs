@@ -107,7 +107,7 @@ impl Session {
         let call = self.call.item(frontend.default_timeout);
         let (turn, reading) = (self.turn, self.reading.clone());
         let receive = tracing::debug_span!(parent: &call.span, "receive", items = 1);
-        let read = receive.in_scope(|| Read::new("item".to_owned(), item.unwrap_or_default()));
+        let read = receive.in_scope(|| Read::new(None, item.unwrap_or_default()));
         let span = call.span.clone();
         let answer = async move {
             let conversations = read.conversations;

@@ -11,6 +11,7 @@ use proto::shard::v1::attach_request::Message as Request;
 use proto::shard::v1::attach_response::Message as Response;
 use proto::shard::v1::leader_service_client::LeaderServiceClient;
 use proto::shard::v1::{self as wire, AttachRequest, AttachResponse, GatewayHello, ReplicaWelcome};
+use service::Backoff;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt;
@@ -18,7 +19,6 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
-use super::backoff::{self, Backoff};
 use super::{Model, Setting, Target, id, wire as convert};
 use crate::core::{Announcement, Event, ReplicaId, Version};
 use crate::observer::Line as Shown;
@@ -65,6 +65,9 @@ struct Joined<'a> {
 
 /// How long a replica may take to accept a connection, and to introduce itself.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The waits before a replica is dialed again.
+const FIRST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(1);
 /// The largest message of a replica.
 const LARGEST: usize = 64 << 20;
 /// The most ranks of a replica.
@@ -80,7 +83,7 @@ impl Link {
 
     /// Runs until nobody can name a target any more.
     pub(super) async fn run(self, mut target: watch::Receiver<Option<Target>>) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(FIRST, LONGEST);
         loop {
             self.busy.store(false, Ordering::SeqCst);
             let take = |wanted: &Option<Target>| {
@@ -92,11 +95,11 @@ impl Link {
             let problem = self.attach(&wanted, &mut target).await;
             tracing::info!(replica = self.name, epoch = wanted.epoch, %problem, "no line to a replica");
             self.setting.roster.line(&self.name, shown(&problem));
-            if problem == Problem::Replaced || dialed.elapsed() > 2 * backoff::LONGEST {
+            if problem == Problem::Replaced || dialed.elapsed() > 2 * LONGEST {
                 backoff.reset();
             }
             let other = target.wait_for(|now| now.as_ref() != Some(&wanted));
-            match timeout(backoff.next(), other).await {
+            match timeout(backoff.wait(), other).await {
                 Ok(Ok(_)) => backoff.reset(),
                 Ok(Err(_)) => return,
                 Err(_) => {}

@@ -3,7 +3,6 @@
 //! A record of rank 0 that says SERVING is a reason to dial, and nothing else is: when it goes away, because its lease
 //! has ended or the registry is gone, lines that are open stay open. A newer epoch replaces the line of an older one.
 
-mod backoff;
 mod link;
 mod record;
 mod wire;

@@ -18,7 +18,7 @@ pub(super) fn request(outgoing: Outgoing) -> wire::AttachRequest {
 }
 
 fn piece(dispatch: Dispatch, until: Instant, traceparent: &str) -> wire::Piece {
-    let Dispatch { tag, prefix, conversations, .. } = dispatch;
+    let Dispatch { tag, prefix, conversations, urgent, .. } = dispatch;
     let left = until.saturating_duration_since(Instant::now());
     let tail = |(conversation, ids): (usize, std::sync::Arc<[u32]>)| wire::Tail {
         conversation: u32::try_from(conversation).unwrap_or(u32::MAX),
@@ -31,6 +31,7 @@ fn piece(dispatch: Dispatch, until: Instant, traceparent: &str) -> wire::Piece {
         tails: conversations.into_iter().map(tail).collect(),
         timeout_micros: u64::try_from(left.as_micros()).unwrap_or(u64::MAX),
         traceparent: traceparent.to_owned(),
+        urgent,
     }
 }
 

@@ -110,8 +110,6 @@ struct Waiting {
     answer: oneshot::Sender<Result<Vec<Outcome>, Refusal>>,
     outcomes: Vec<Outcome>,
     conversations: usize,
-    /// The tokens of each conversation, by item.
-    lengths: Vec<Vec<u64>>,
     /// Conversations that were not sent.
     unsent: usize,
     traceparent: Arc<str>,
@@ -185,7 +183,6 @@ impl Runner {
             answer,
             outcomes: Vec::with_capacity(conversations),
             conversations,
-            lengths: request.items.iter().map(|item| item.lengths().collect()).collect(),
             unsent: conversations,
             traceparent,
             _stage: tracing::debug_span!(parent: &span, "queue"),
@@ -295,9 +292,8 @@ impl Runner {
         let request = outcome.request;
         let Some(waiting) = self.requests.get_mut(&request) else { return };
         if outcome.result.is_ok() {
-            let tokens = waiting.lengths.get(outcome.item).and_then(|item| item.get(outcome.conversation));
             self.scored.scores += 1;
-            self.scored.tokens += tokens.copied().unwrap_or_default();
+            self.scored.tokens += outcome.tokens;
         }
         waiting.outcomes.push(outcome);
         if waiting.outcomes.len() == waiting.conversations

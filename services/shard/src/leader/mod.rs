@@ -50,6 +50,8 @@ pub struct Piece {
     pub tokens: u64,
     /// When nobody waits for it any more.
     pub deadline: Option<Duration>,
+    /// Whether it goes before what else of its gateway waits.
+    pub urgent: bool,
     /// The trace that it belongs to.
     pub trace: Option<Arc<str>>,
 }
@@ -349,7 +351,7 @@ impl Leader {
     fn take_in(&mut self, now: Duration, gateway: GatewayId, piece: Piece, actions: &mut Vec<Action>) {
         let Some(attached) = self.gateways.get_mut(&gateway) else { return };
         self.credits.spent(gateway, piece.tokens);
-        let Piece { tag, prefix, tails, deadline, trace, .. } = piece;
+        let Piece { tag, prefix, tails, deadline, urgent, trace, .. } = piece;
         let lowest = -OVERDRAFT.saturating_mul(self.settings.plan.budget as i64);
         let problem = if attached.pieces.contains_key(&tag) {
             Some(format!("piece {} was sent twice with attempt {}", tag.piece, tag.attempt))
@@ -372,7 +374,7 @@ impl Leader {
                 _ if self.draining => Some(None),
                 Some(id) => Some(Some(format!("token id {id} is outside the vocabulary of {}", self.settings.vocab))),
                 None => {
-                    let refused = self.planner.push(Item { id, tokens, arrived: now, deadline }).err();
+                    let refused = self.planner.push(Item { id, tokens, arrived: now, deadline, urgent }).err();
                     refused.map(|refusal| Some(refusal.to_string()))
                 }
             };

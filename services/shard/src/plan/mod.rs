@@ -10,7 +10,8 @@
 //! A step is filled by turns. The turn is always with the gateway that was served the fewest tokens, and goes to its
 //! oldest sequence, or, within the look-ahead, to the one that shares the longest prefix with what is in the step, or,
 //! if the oldest does not fit into the rest, to one that does. The first sequence of a step always fits, so what is too
-//! long for the rest of one step opens another. What keeps being passed over becomes due, and what is due goes first.
+//! long for the rest of one step opens another. What keeps being passed over becomes due, and what is due goes first;
+//! then what its gateway calls urgent, for its tenant asks for less than its share. Gateways send little of that.
 
 mod credits;
 mod queue;
@@ -50,6 +51,8 @@ pub struct Item {
     pub arrived: Duration,
     /// When nobody waits for it any more.
     pub deadline: Option<Duration>,
+    /// Whether it goes before what else of its gateway waits.
+    pub urgent: bool,
 }
 
 /// Names a step; whatever results from it carries this.
@@ -234,7 +237,10 @@ impl Planner {
 
     fn fill(&mut self) -> Filling {
         let mut filling = Filling::default();
-        for (gateway, place) in self.due() {
+        let due = self.due();
+        let urgent = self.queues.iter().flat_map(|(id, queue)| queue.urgent().map(|place| (*id, place)));
+        let first: Vec<_> = due.into_iter().chain(urgent).collect();
+        for (gateway, place) in first {
             let item = self.queues.get(&gateway).and_then(|queue| queue.get(place));
             if item.is_some_and(|item| filling.packer.fits(&item.tokens, self.settings.budget)) {
                 self.take(gateway, place, &mut filling);

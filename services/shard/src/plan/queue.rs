@@ -18,6 +18,8 @@ pub(super) struct Queue {
     places: HashMap<u64, u64>,
     /// In the order of their tokens: neighbours share the most.
     sorted: BTreeSet<(Arc<[u32]>, u64)>,
+    /// Places of those that are urgent.
+    urgent: BTreeSet<u64>,
     /// What all of them cost together.
     tokens: u64,
     head: Head,
@@ -49,6 +51,10 @@ impl Queue {
         self.tokens
     }
 
+    pub(super) fn urgent(&self) -> impl Iterator<Item = u64> {
+        self.urgent.iter().copied()
+    }
+
     pub(super) fn get(&self, place: u64) -> Option<&Item> {
         self.items.get(&place)
     }
@@ -73,6 +79,9 @@ impl Queue {
         self.tokens += self.cost(&key);
         self.sorted.insert(key);
         self.places.insert(item.id.number, place);
+        if item.urgent {
+            self.urgent.insert(place);
+        }
         self.items.insert(place, item);
         Ok(())
     }
@@ -83,6 +92,7 @@ impl Queue {
             self.head = Head { since: step, ..Head::default() };
         }
         self.places.remove(&item.id.number);
+        self.urgent.remove(&place);
         let key = (Arc::clone(&item.tokens), place);
         self.sorted.remove(&key);
         self.tokens -= self.cost(&key);

@@ -75,7 +75,7 @@ impl Books {
     fn push_until(&mut self, gateway: u64, tokens: Vec<u32>, deadline: Option<Duration>) -> ItemId {
         self.next += 1;
         let id = ItemId { gateway: GatewayId(gateway), number: self.next };
-        let item = Item { id, tokens: tokens.into(), arrived: self.now, deadline };
+        let item = Item { id, tokens: tokens.into(), arrived: self.now, deadline, urgent: false };
         self.planner.push(item.clone()).unwrap();
         self.waiting.entry(id.gateway).or_default().push_back(item);
         self.check();
@@ -244,7 +244,7 @@ fn nothing_makes_no_step_and_uses_no_number() {
 fn what_no_step_can_hold_is_refused() {
     let mut planner = Planner::new(Settings::new(100), 1, 1);
     let id = ItemId { gateway: GatewayId(1), number: 5 };
-    let item = |len| Item { id, tokens: tokens(1, len).into(), arrived: seconds(0), deadline: None };
+    let item = |len| Item { id, tokens: tokens(1, len).into(), arrived: seconds(0), deadline: None, urgent: false };
     assert_eq!(planner.push(item(0)), Err(Refusal::Empty));
     assert_eq!(planner.push(item(101)), Err(Refusal::TooLong { tokens: 101, budget: 100 }));
     assert!(planner.is_empty());
@@ -309,6 +309,20 @@ fn squeezed_out(settings: Settings) -> Vec<u64> {
         }
     }
     steps
+}
+
+#[test]
+fn what_is_urgent_goes_before_what_else_waits() {
+    let mut planner = Planner::new(Settings::new(100), 3, 7);
+    let mut push = |number: u64, urgent| {
+        let (id, tokens) = (ItemId { gateway: GatewayId(1), number }, tokens(number, 40).into());
+        planner.push(Item { id, tokens, arrived: seconds(0), deadline: None, urgent }).unwrap();
+    };
+    (0..5).for_each(|number| push(number, false));
+    push(5, true);
+    let mut step =
+        || planner.next_step(seconds(1)).step.unwrap().items.iter().map(|it| it.id.number).collect::<Vec<_>>();
+    assert_eq!([step(), step(), step()], [[5, 0], [1, 2], [3, 4]]);
 }
 
 #[test]

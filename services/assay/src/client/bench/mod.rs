@@ -22,6 +22,7 @@ use fastrand::Rng;
 use indicatif::ProgressBar;
 use proto::v1;
 use service::Shutdown;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -115,8 +116,8 @@ struct Load {
 enum Pace {
     /// Whenever fewer than so many are open.
     Closed(usize),
-    /// At random times, so many a second; the next is due then.
-    Open { random: Rng, rate: f64, next: Instant },
+    /// At random times, which were drawn beforehand and come out when they have come.
+    Open(mpsc::UnboundedReceiver<Instant>),
 }
 
 /// More calls than this are not open at a time: who sends them would be what is measured.
@@ -125,6 +126,37 @@ const MOST_OPEN: usize = 50_000;
 const GRACE: Duration = Duration::from_secs(1);
 /// A caller that was refused comes back after this, if nobody says when.
 const REFUSED: Duration = Duration::from_millis(100);
+
+// === impl Pace ===
+
+impl Pace {
+    /// Calls at random times. A thread waits for them: the runtime's clock has ticks of a millisecond.
+    fn open(mut random: Rng, rate: f64, start: Instant) -> Self {
+        let (sender, times) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            let mut next = start;
+            while sender.send(next).is_ok() {
+                next += Duration::from_secs_f64(Workload::gap(&mut random, rate));
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+        });
+        Self::Open(times)
+    }
+
+    /// When the next call is due, as soon as it is, while so many are open.
+    async fn due(&mut self, open: usize) -> Instant {
+        let due = match self {
+            Self::Closed(most) if open < *most => Some(Instant::now()),
+            // the calls after it are due as before: they are late, and their times say so
+            Self::Open(times) if open < MOST_OPEN => times.recv().await,
+            _ => None,
+        };
+        match due {
+            Some(due) => due,
+            None => std::future::pending().await,
+        }
+    }
+}
 
 // === impl Load ===
 
@@ -135,11 +167,8 @@ impl Load {
         let conversations = workload.conversations();
         let pace = match args.rate {
             None => Pace::Closed(args.concurrency.get()),
-            Some(rate) => {
-                // times do not depend on what is sent
-                let random = Rng::with_seed(!args.seed);
-                Pace::Open { random, rate: rate / conversations as f64, next: start }
-            }
+            // times do not depend on what is sent
+            Some(rate) => Pace::open(Rng::with_seed(!args.seed), rate / conversations as f64, start),
         };
         let from = start + args.warmup;
         Ok(Self {
@@ -159,11 +188,12 @@ impl Load {
     async fn run(mut self, shutdown: &Shutdown) -> Result<Tally> {
         let (start, mut stopped) = (Instant::now(), pin!(shutdown.begun()));
         while Instant::now() < self.end {
-            let next = self.begin_due();
+            let open = self.open.len();
             tokio::select! {
                 () = &mut stopped => break,
-                Some(done) = self.open.join_next(), if !self.open.is_empty() => self.tally.add(done?),
-                () = sleep_until(next.min(self.end)) => {}
+                Some(done) = self.open.join_next(), if open > 0 => self.tally.add(done?),
+                due = self.pace.due(open) => self.begin(due),
+                () = sleep_until(self.end) => {}
             }
             self.bar.set_position(start.elapsed().as_millis() as u64);
         }
@@ -181,26 +211,6 @@ impl Load {
             }
         }
         Ok(self.tally)
-    }
-
-    /// Begins the calls that are due, and says when the next one is, if that is known.
-    fn begin_due(&mut self) -> Instant {
-        let now = Instant::now();
-        loop {
-            let due = match &mut self.pace {
-                Pace::Closed(most) if self.open.len() >= *most => return self.end,
-                Pace::Closed(_) => now,
-                Pace::Open { next, .. } if *next > now => return *next,
-                // the calls after it are due as before: they are late, and their times say so
-                Pace::Open { .. } if self.open.len() >= MOST_OPEN => return self.end,
-                Pace::Open { random, rate, next } => {
-                    let due = *next;
-                    *next += Duration::from_secs_f64(Workload::gap(random, *rate));
-                    due
-                }
-            };
-            self.begin(due);
-        }
     }
 
     fn begin(&mut self, due: Instant) {

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use service::Backoff;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
 
 use super::link::{Link, Manner};
-use crate::client::backoff::Backoff;
 use crate::client::endpoints::{Endpoints, Gateway, PATIENCE, in_words, retry_after};
 use crate::client::models::{check, served};
+
+/// The waits before a gateway is tried again.
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(3);
 
 /// Finds gateways.
 pub(super) struct Connector {
@@ -49,7 +53,7 @@ impl Patience {
 
 impl Connector {
     pub(super) fn new(endpoints: Endpoints, manner: Manner, limit: Duration) -> Self {
-        Self { endpoints, manner, patience: Patience::new(limit), backoff: Backoff::new(), failed: 0 }
+        Self { endpoints, manner, patience: Patience::new(limit), backoff: Backoff::new(FIRST, LONGEST), failed: 0 }
     }
 
     /// Finds a gateway that serves the model.
@@ -83,7 +87,7 @@ impl Connector {
             Some(delay) => delay,
             // the others may be well
             None if !self.failed.is_multiple_of(self.endpoints.count()) => Duration::ZERO,
-            None => self.backoff.next(),
+            None => self.backoff.wait(),
         };
         if self.patience.ends_within(wait) {
             let seconds = self.patience.limit.as_secs_f64();

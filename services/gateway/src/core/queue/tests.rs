@@ -37,6 +37,20 @@ fn a_newcomer_comes_next_and_an_idle_tenant_saves_nothing_up() {
 }
 
 #[test]
+fn who_had_nothing_waiting_while_others_had_is_behind_until_it_is_served() {
+    let mut queue = FairQueue::default();
+    queue.push(PieceId(0), &share("flood", 1, 0), 100);
+    queue.push(PieceId(1), &share("flood", 1, 0), 100);
+    assert!(!queue.is_behind(), "there is nobody else");
+    queue.pop(1000);
+    queue.push(PieceId(2), &share("rare", 1, 0), 10);
+    queue.push(PieceId(3), &share("rare", 1, 0), 10);
+    assert_eq!((queue.first(), queue.is_behind()), (Some(PieceId(2)), true));
+    queue.pop(1000);
+    assert_eq!((queue.first(), queue.is_behind()), (Some(PieceId(3)), false));
+}
+
+#[test]
 fn a_tenant_that_leaves_for_a_moment_is_still_charged() {
     let mut queue = FairQueue::default();
     for piece in 0..4 {

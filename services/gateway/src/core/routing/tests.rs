@@ -38,7 +38,7 @@ fn fleet(credits: &[i64]) -> Fleet {
 }
 
 fn wanted(tokens: u64) -> Wanted {
-    Wanted { tokens, prompt: None, avoid: None }
+    Wanted { tokens, prompt: None, avoid: None, urgent: false }
 }
 
 fn choose(fleet: &Fleet, wanted: Wanted) -> Option<u64> {
@@ -65,6 +65,16 @@ fn a_large_piece_goes_where_it_fits_or_half_a_step_is_free_or_nothing_is() {
     assert_eq!((choose(&fleet, wanted(491)), choose(&fleet, wanted(490))), (None, Some(0)));
     fleet.grant(at(0), ReplicaId(0), 1, 10);
     assert_eq!(choose(&fleet, wanted(1000)), Some(0), "half a step is free");
+}
+
+#[test]
+fn what_is_urgent_overdraws_by_half_a_step() {
+    let mut fleet = fleet(&[1]);
+    fleet.sent(at(0), ReplicaId(0), wanted(1));
+    let urgent = |tokens| Wanted { urgent: true, ..wanted(tokens) };
+    assert_eq!((choose(&fleet, wanted(1)), choose(&fleet, urgent(500))), (None, Some(0)));
+    fleet.sent(at(0), ReplicaId(0), urgent(100));
+    assert_eq!((choose(&fleet, urgent(400)), choose(&fleet, urgent(401))), (Some(0), None));
 }
 
 #[test]

@@ -63,6 +63,7 @@ fn a_piece_travels_with_its_tag_and_the_time_that_is_left() {
         request: crate::core::RequestId(9),
         deadline: crate::core::Time::default(),
         tokens: 3,
+        urgent: true,
         prefix: [1, 2].into(),
         conversations: vec![(4, [3].into())],
     };
@@ -74,6 +75,7 @@ fn a_piece_travels_with_its_tag_and_the_time_that_is_left() {
         tails: vec![wire::Tail { conversation: 4, ids: vec![3] }],
         timeout_micros: 0,
         traceparent: "t".to_owned(),
+        urgent: true,
     };
     let message = request(Outgoing::Piece(dispatch, past, "t".into()));
     assert_eq!(message.message, Some(Request::Piece(expected)));

@@ -25,7 +25,7 @@ pub(super) fn tokens(number: u32, len: usize) -> Vec<u32> {
 
 pub(super) fn piece(number: u64, prefix: Vec<u32>, tails: Vec<(u32, Vec<u32>)>) -> Piece {
     let tokens = (prefix.len() + tails.iter().map(|(_, tail)| tail.len()).sum::<usize>()) as u64;
-    Piece { tag: tag(number), prefix, tails, tokens, deadline: None, trace: None }
+    Piece { tag: tag(number), prefix, tails, tokens, deadline: None, urgent: false, trace: None }
 }
 
 pub(super) fn partial(rank: usize, step: u64, place: usize) -> PartialLogit {

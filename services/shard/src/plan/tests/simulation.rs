@@ -234,7 +234,7 @@ impl Simulation {
         for id in items {
             let Sequence { tokens, deadline, .. } = &self.sequences[&id];
             let (tokens, deadline) = (tokens.as_slice().into(), deadline.map(micros));
-            self.planner.push(Item { id, tokens, arrived: micros(self.now), deadline }).unwrap();
+            self.planner.push(Item { id, tokens, arrived: micros(self.now), deadline, urgent: false }).unwrap();
         }
         self.proceed(false);
     }

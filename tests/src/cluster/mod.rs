@@ -4,6 +4,7 @@ mod faults;
 mod load;
 mod processes;
 mod same_bits;
+mod traces;
 
 use tokio::sync::{Mutex, MutexGuard};
 

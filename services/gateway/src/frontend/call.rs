@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use service::trace;
+use service::trace::{self, STAGE};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tracing::Span;
@@ -48,7 +48,7 @@ impl Call {
             return Err(CallError::Deadline);
         }
         let traceparent = trace::of_metadata(metadata).filter(|it| it.len() == TRACEPARENT).unwrap_or_default();
-        let span = tracing::debug_span!("call", tenant);
+        let span = tracing::debug_span!(target: STAGE, "call", tenant);
         trace::set_parent(&span, &traceparent);
         let received = Instant::now();
         let patience = timeout.map_or(default, |timeout| timeout - MARGIN.min(timeout / PART));
@@ -67,7 +67,7 @@ impl Call {
     pub(super) fn item(&self, default: Duration) -> Self {
         let received = Instant::now();
         let deadline = if self.timeout.is_some() { self.deadline } else { received + default.min(FAR) };
-        let span = tracing::debug_span!(parent: &self.span, "item");
+        let span = tracing::debug_span!(target: STAGE, parent: &self.span, "item");
         Self { received, deadline, span, ..self.clone() }
     }
 }

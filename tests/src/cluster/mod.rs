@@ -1,8 +1,10 @@
 //! The cluster as people run it: processes of the real binary on loopback, over real etcd nodes, with real faults.
 
+mod bad_input;
 mod faults;
 mod load;
 mod processes;
+mod raw;
 mod same_bits;
 mod traces;
 

@@ -44,7 +44,7 @@ impl Call {
     pub(super) fn new(metadata: &MetadataMap, tenants: &Tenants, default: Duration) -> Result<Self, CallError> {
         let tenant = tenant(metadata)?;
         let timeout = timeout(metadata)?;
-        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        if timeout.is_some_and(|timeout| timeout < LEAST) {
             return Err(CallError::Deadline);
         }
         let traceparent = trace::of_metadata(metadata).filter(|it| it.len() == TRACEPARENT).unwrap_or_default();
@@ -72,6 +72,9 @@ impl Call {
     }
 }
 
+/// Less than this is no time. The transport has a timer of its own, which counts whole milliseconds and would say that
+/// the call was cancelled.
+const LEAST: Duration = Duration::from_millis(1);
 /// Nobody waits longer, and clocks can count so far.
 const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
 

@@ -6,6 +6,7 @@ mod load;
 mod processes;
 mod raw;
 mod same_bits;
+mod secured;
 mod traces;
 
 use tokio::sync::{Mutex, MutexGuard};

@@ -8,6 +8,7 @@ mod raw;
 mod same_bits;
 mod secured;
 mod traces;
+mod versions;
 
 use tokio::sync::{Mutex, MutexGuard};
 

@@ -87,6 +87,9 @@ impl Joined {
         };
         // the leader waits for the slowest worker
         let (messages, welcome) = timeout(patience.forming * 2, welcome).await.map_err(|_| "no welcome came")??;
+        if !(PROTOCOL.lowest..=PROTOCOL.highest).contains(&welcome.protocol) {
+            return Err(format!("the leader speaks version {} of the inner protocol", welcome.protocol));
+        }
         let session = Session {
             id: epoch,
             world_size: options.ranks.world_size,

@@ -233,7 +233,7 @@ fn outside_etcd(site: &Site, papers: &Papers) -> Vec<(Process, &'static [&'stati
             site.shard(("wrong-password", 1, "0..1"), MACHINES[0], &wrong),
             &["error: the registry refused: etcdserver: authentication failed, invalid user ID or password\n"],
         ),
-        (site.shard(("no-etcd-certificate", 1, "0..1"), MACHINES[0], &nobody), &["waiting for the registry to claim"]),
+        (site.shard(("no-etcd-certificate", 1, "0..1"), MACHINES[0], &nobody), &["members cannot be listed"]),
     ]
 }
 

@@ -34,7 +34,8 @@ const LARGEST: usize = 1 << 20;
 const START: Duration = Duration::from_secs(60);
 /// The deadline of what no replica can compute.
 const SHORT: &str = "2S";
-/// What the transport says if its timer comes before the answer, as it may on a machine that is busy.
+/// What the transport says if its timer comes before the answer, as it may on a machine that is busy: it
+/// counts from the head of a call on, and the gateway from its message on.
 const LATE: &str = "Timeout expired";
 /// Stands where bytes are that are no text.
 const NO_TEXT: &str = "????";
@@ -151,9 +152,9 @@ impl Rig {
     /// What an RPC says of what is given.
     async fn ask(&self, rpc: &str, given: &Given) -> Answer {
         let call = Call { metadata: metadata(given), body: body(rpc, given), end: End::Closed };
-        for _ in 0..3 {
+        for _ in 0..5 {
             let answer = raw::call(&self.address, rpc, call.clone()).await.unwrap();
-            if answer.problem != LATE || metadata(given) != [("grpc-timeout", SHORT.to_owned())] {
+            if answer.problem != LATE {
                 return answer;
             }
         }

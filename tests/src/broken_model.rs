@@ -126,6 +126,34 @@ pub(crate) fn overflowing(name: &str) -> TempDir {
     folder
 }
 
+/// A copy that makes other token ids of characters that its vocabulary lacks.
+pub(crate) fn with_another_tokenizer(name: &str) -> TempDir {
+    let folder = copy(name);
+    damage(folder.path(), &Text("tokenizer.json", "\"byte_fallback\": true", "\"byte_fallback\": false"));
+    folder
+}
+
+/// A copy with another final norm: the digest reads that tensor whole.
+pub(crate) fn with_another_norm(name: &str) -> TempDir {
+    let folder = copy(name);
+    damage(folder.path(), &Number("model.norm.weight", 0x3f00));
+    folder
+}
+
+/// A copy that embeds one token differently, where the digest does not look.
+pub(crate) fn with_another_embedding(name: &str, token: u64) -> TempDir {
+    let folder = copy(name);
+    let path = folder.path().join(WEIGHTS);
+    let content = fs::read(&path).unwrap();
+    let embedding = SafeTensors::deserialize(&content).unwrap();
+    let embedding = embedding.tensor("model.embed_tokens.weight").unwrap();
+    let (bytes, row) = (embedding.data().len() as u64, 2 * embedding.shape()[1] as u64);
+    let start = tensor_end(&path, "model.embed_tokens.weight") - bytes;
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&0x3f80_u16.to_le_bytes(), start + token * row).unwrap();
+    folder
+}
+
 /// Where a tensor ends in its file.
 fn tensor_end(path: &PathBuf, tensor: &str) -> u64 {
     let content = fs::read(path).unwrap();

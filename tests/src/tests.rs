@@ -9,6 +9,7 @@
 )]
 
 mod assay;
+mod authority;
 mod bits;
 mod broken_model;
 mod client;

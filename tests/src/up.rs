@@ -3,16 +3,16 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tests::{GOLDEN, golden};
 
 use crate::assay::{assay, command, expected, ids, jsonl, score};
+use crate::authority::{Authority, Identity};
 use crate::broken_model;
 
 /// A server that runs until it is dropped.
@@ -159,22 +159,12 @@ fn a_model_that_computes_no_finite_number_has_no_score_and_goes_on() {
 
 #[test]
 fn clients_without_the_right_certificate_are_refused() {
+    let authority = Authority::new();
+    let (ca, Identity { certificate, key }) = (authority.ca(), authority.sign("127.0.0.1"));
     let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str, content: &str| -> PathBuf {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path
-    };
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let names = vec!["127.0.0.1".to_owned()];
-    let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
-    let ca = file("ca.pem", &authority.as_ref().pem());
-    let (certificate, key) = (file("one.pem", &certificate.pem()), file("one.key", &key.serialize_pem()));
-    let config = format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\nclient_ca = {ca:?}\n",);
-    let config = file("gateway.toml", &config);
+    let config = folder.path().join("gateway.toml");
+    let tls = format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\nclient_ca = {ca:?}\n");
+    std::fs::write(&config, tls).unwrap();
     let config = config.to_str().unwrap();
     let up = Up::start(&golden("gemma2-v4"), &["--config", config, "--max-batch-tokens", "2048"]);
     let endpoint = format!("https://{}", up.endpoint);

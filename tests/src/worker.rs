@@ -59,7 +59,7 @@ async fn start(registry: &Registry, options: WorkerOptions) -> Running {
 }
 
 /// Rank 0's record, once it serves a later epoch than this.
-async fn serving(registry: &Registry, after: u64) -> RankRecord {
+pub(crate) async fn serving(registry: &Registry, after: u64) -> RankRecord {
     let folder = Key::new("replicas/a").unwrap().below();
     let end = tokio::time::Instant::now() + LONG;
     loop {
@@ -74,27 +74,28 @@ async fn serving(registry: &Registry, after: u64) -> RankRecord {
     }
 }
 
-type Line = (mpsc::Sender<wire::AttachRequest>, Streaming<wire::AttachResponse>);
+pub(crate) type Line = (mpsc::Sender<wire::AttachRequest>, Streaming<wire::AttachResponse>);
 
 async fn attach(record: &RankRecord, digest: &str, epoch: u64) -> Result<Line, Status> {
+    let protocol = Some(wire::ProtocolRange { lowest: 1, highest: 1 });
+    let (gateway, text_digest) = ("test".to_owned(), digest.to_owned());
+    introduce(record, wire::GatewayHello { protocol, gateway, epoch, text_digest }).await
+}
+
+/// A line to a leader, of a gateway that introduces itself like this.
+pub(crate) async fn introduce(record: &RankRecord, hello: wire::GatewayHello) -> Result<Line, Status> {
     let channel = Network::tcp(None, None).dial(&record.address, LONG).await.unwrap();
     let (line, outgoing) = mpsc::channel(1024);
-    let hello = wire::GatewayHello {
-        protocol: Some(wire::ProtocolRange { lowest: 1, highest: 1 }),
-        gateway: "test".to_owned(),
-        epoch,
-        text_digest: digest.to_owned(),
-    };
     say(&line, ToReplica::Hello(hello)).await;
     let answers = LeaderServiceClient::new(channel).attach(ReceiverStream::new(outgoing)).await?.into_inner();
     Ok((line, answers))
 }
 
-async fn say(line: &mpsc::Sender<wire::AttachRequest>, message: ToReplica) {
+pub(crate) async fn say(line: &mpsc::Sender<wire::AttachRequest>, message: ToReplica) {
     line.send(wire::AttachRequest { message: Some(message) }).await.unwrap();
 }
 
-fn piece(number: u64, tails: &[&[u32]]) -> ToReplica {
+pub(crate) fn piece(number: u64, tails: &[&[u32]]) -> ToReplica {
     let tail =
         |(conversation, ids): (usize, &&[u32])| wire::Tail { conversation: conversation as u32, ids: ids.to_vec() };
     ToReplica::Piece(wire::Piece {
@@ -109,7 +110,7 @@ fn piece(number: u64, tails: &[&[u32]]) -> ToReplica {
 }
 
 /// The sums of the partial logits of so many sequences, one to a piece, by the number of the piece.
-async fn sums(answers: &mut Streaming<wire::AttachResponse>, count: usize) -> Vec<f32> {
+pub(crate) async fn sums(answers: &mut Streaming<wire::AttachResponse>, count: usize) -> Vec<f32> {
     let mut sums = vec![None; count];
     while sums.iter().any(Option::is_none) {
         let results = match answers.message().await.unwrap().unwrap().message.unwrap() {
@@ -127,7 +128,7 @@ async fn sums(answers: &mut Streaming<wire::AttachResponse>, count: usize) -> Ve
     sums.into_iter().map(Option::unwrap).collect()
 }
 
-fn sequences() -> Vec<Arc<[u32]>> {
+pub(crate) fn sequences() -> Vec<Arc<[u32]>> {
     expected(MODEL).iter().map(|row| ids(row).into()).collect()
 }
 

@@ -4,6 +4,7 @@
 //! HTTP/2 pings, so that a stream to it breaks within seconds.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
+use tonic::Status;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Server, ServerTlsConfig, Uri};
 
@@ -191,6 +193,27 @@ pub(crate) async fn connect(address: Uri) -> io::Result<TokioIo<TcpStream>> {
     let stream = TcpStream::connect(address.authority().map_or("", |authority| authority.as_str())).await?;
     stream.set_nodelay(true)?;
     Ok(TokioIo::new(stream))
+}
+
+/// What an error says, with its causes: what TLS or the system said is at the bottom, and tonic's texts leave it out.
+pub fn in_full(error: &dyn Error) -> String {
+    with_causes(error.to_string(), error.source())
+}
+
+/// The same of a status, from its message on.
+pub fn status_in_full(status: &Status) -> String {
+    with_causes(status.message().to_owned(), status.source())
+}
+
+fn with_causes(mut text: String, mut cause: Option<&(dyn Error + 'static)>) -> String {
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 // === impl Listener ===

@@ -17,16 +17,18 @@ use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{ClientTlsConfig, Endpoint};
 use tracing::level_filters::LevelFilter;
 use tracing::{Dispatch, dispatcher};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt, registry};
 
-use crate::net;
+use crate::{net, trace};
 
 /// What a process says of itself while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Telemetry {
-    /// What the log holds, such as `info,gateway=debug`. Spans are exported from `info` on, whatever the log holds.
+    /// What the log holds, such as `info,gateway=debug`. Spans are exported from `info` on, and those of a request's
+    /// stages from `debug` on, whatever the log holds.
     pub filter: String,
     /// How the log is written.
     pub format: Format,
@@ -134,7 +136,8 @@ where
     let spans = Spans::export_to(endpoint, telemetry.service)?;
     let tracer = spans.provider.tracer(telemetry.service);
     let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_threads(false);
-    Ok((Dispatch::new(log.with(layer.with_filter(LevelFilter::INFO))), Guard { spans: Some(spans) }))
+    let exported = Targets::new().with_default(LevelFilter::INFO).with_target(trace::STAGE, LevelFilter::DEBUG);
+    Ok((Dispatch::new(log.with(layer.with_filter(exported))), Guard { spans: Some(spans) }))
 }
 
 // === impl Spans ===

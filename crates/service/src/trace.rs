@@ -13,6 +13,10 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 /// The name of the header, and of the gRPC metadata.
 pub const TRACEPARENT: &str = "traceparent";
 
+/// The target of the spans that a request is made of. They are exported at `debug` too, so that they cost nothing where
+/// none are exported, and the log at `info` does not repeat them.
+pub const STAGE: &str = "stage";
+
 /// The text as the propagator reads it: headers of which there is one.
 struct Header<'t>(&'t str);
 

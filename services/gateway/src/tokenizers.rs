@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
+use service::trace::STAGE;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::Span;
@@ -62,7 +63,8 @@ impl Tokenizers {
         let (sender, receiver) = oneshot::channel();
         let span = Span::current();
         self.pool.spawn_fifo(move || {
-            let done = span.in_scope(|| tracing::debug_span!("tokenize").in_scope(|| job(&sender)));
+            let stage = tracing::debug_span!(target: STAGE, parent: &span, "tokenize");
+            let done = stage.in_scope(|| job(&sender));
             drop(place);
             // nobody waits: nobody misses it
             let _ = sender.send(done);

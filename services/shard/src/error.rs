@@ -21,7 +21,7 @@ pub enum Error {
     #[error("a rank has not come back from a step for {0:?}")]
     Stuck(std::time::Duration),
     /// The registry does not let the worker in.
-    #[error("the registry: {0}")]
+    #[error(transparent)]
     Registry(#[from] discovery::Error),
     /// A name or an address cannot be used.
     #[error("{0}")]

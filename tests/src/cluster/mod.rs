@@ -1,9 +1,14 @@
 //! The cluster as people run it: processes of the real binary on loopback, over real etcd nodes, with real faults.
 
+mod bad_input;
 mod faults;
 mod load;
 mod processes;
+mod raw;
 mod same_bits;
+mod secured;
+mod traces;
+mod versions;
 
 use tokio::sync::{Mutex, MutexGuard};
 

@@ -59,11 +59,16 @@ pub(crate) fn free_port() -> u16 {
 
 impl Process {
     /// Starts the binary with these arguments; what it says goes to files of the folder.
-    pub(crate) fn start(name: &str, arguments: Vec<String>, folder: &Path) -> Self {
+    fn start(name: &str, arguments: Vec<String>, folder: &Path) -> Self {
         let (name, folder) = (name.to_owned(), folder.to_owned());
         let mut process = Self { name, arguments, child: None, folder, lives: 0 };
         process.restart();
         process
+    }
+
+    /// The same with the arguments in one line, which has no spaces in them.
+    pub(crate) fn of_line(name: &str, line: &str, folder: &Path) -> Self {
+        Self::start(name, line.split_whitespace().map(str::to_owned).collect(), folder)
     }
 
     /// Starts it again, if it has ended.
@@ -121,11 +126,16 @@ impl Drop for Process {
 impl Cluster {
     /// Starts etcd, workers and gateways, and waits until every gateway can use every replica.
     pub(crate) async fn start(etcd: usize, shape: &Shape) -> Self {
+        Self::with_settings(etcd, shape, "").await
+    }
+
+    /// The same with more settings of all workers and gateways.
+    pub(crate) async fn with_settings(etcd: usize, shape: &Shape, settings: &str) -> Self {
         let etcd = EtcdCluster::start(etcd).await;
         let folder = tempfile::tempdir().unwrap();
         let endpoints: Vec<String> = etcd.endpoints().iter().map(|endpoint| format!("{endpoint:?}")).collect();
         let registry =
-            format!("[registry]\nendpoints = [{}]\nlease = \"4s\"\nattempt = \"1s\"\n", endpoints.join(", "));
+            format!("[registry]\nendpoints = [{}]\nlease = \"4s\"\nattempt = \"1s\"\n{settings}", endpoints.join(", "));
         let model = golden(MODEL).display().to_string();
         let config = folder.path().join("shard.toml");
         let patience = "[patience]\nstep = \"3s\"\nforming = \"3s\"\n";
@@ -137,7 +147,7 @@ impl Cluster {
                 "shard --config {config} --model {model} --replica r{replica} --tensor-parallel {world_size} \
                  --ranks {ranks} --threads 1 --max-batch-tokens {STEP} --listen 127.0.0.1:0"
             );
-            Process::start(&name, line.split(' ').map(str::to_owned).collect(), folder.path())
+            Process::of_line(&name, &line, folder.path())
         };
         let replica = |replica| shape.ranks.iter().map(|ranks| worker(replica, ranks)).collect();
         let replicas = (0..shape.replicas).map(replica).collect();
@@ -149,8 +159,7 @@ impl Cluster {
             let config = config.display();
             let line =
                 format!("gateway --config {config} --model {model} --max-length {STEP} --listen 127.0.0.1:{port}");
-            let arguments = line.split(' ').map(str::to_owned).collect();
-            Process::start(&format!("gateway-{number}"), arguments, folder.path())
+            Process::of_line(&format!("gateway-{number}"), &line, folder.path())
         };
         let gateways = ports.iter().enumerate().map(gateway).collect();
         let mut cluster = Self { etcd, gateways, replicas, ports, _folder: folder };

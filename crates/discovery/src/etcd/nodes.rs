@@ -2,6 +2,9 @@
 //!
 //! Each node has a client of its own, made when it is first needed. A client that failed is dropped with its connection
 //! and its token, so that a connection into nowhere, a node that hangs and a token that has run out are left in one way.
+//!
+//! etcd hashes passwords one after another, some tenths of a second each on a busy machine: a process logs in once for all
+//! that it asks, and more patiently each time that it took too long. A cluster that starts at once would else never get in.
 
 use std::collections::hash_map::RandomState;
 use std::error::Error as _;
@@ -10,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
+use tokio::sync;
 use tokio::time::timeout;
 
 use super::EtcdOptions;
@@ -20,12 +24,17 @@ pub(super) struct Nodes {
     endpoints: Vec<String>,
     connect: ConnectOptions,
     attempt: Duration,
+    deadline: Duration,
     state: Mutex<State>,
+    /// Held by who connects.
+    connecting: sync::Mutex<()>,
 }
 
 struct State {
     current: usize,
     clients: Vec<Option<Client>>,
+    /// How long the next one that connects waits.
+    patience: Duration,
 }
 
 /// A node to ask, with its number.
@@ -48,9 +57,10 @@ impl Nodes {
         let count = options.endpoints.len();
         // Clients begin at different nodes.
         let current = RandomState::new().build_hasher().finish() as usize % count;
-        let state = Mutex::new(State { current, clients: vec![None; count] });
-        let (endpoints, connect, attempt) = (options.endpoints.clone(), options.connect(), options.attempt);
-        Ok(Self { endpoints, connect, attempt, state })
+        let EtcdOptions { attempt, deadline, .. } = *options;
+        let state = Mutex::new(State { current, clients: vec![None; count], patience: attempt });
+        let (endpoints, connect, connecting) = (options.endpoints.clone(), options.connect(), sync::Mutex::new(()));
+        Ok(Self { endpoints, connect, attempt, deadline, state, connecting })
     }
 
     pub(super) fn attempt(&self) -> Duration {
@@ -59,17 +69,34 @@ impl Nodes {
 
     /// The node that has not failed.
     pub(super) async fn pick(&self) -> Result<Node, Failure> {
-        let (index, client) = {
-            let state = self.lock();
-            (state.current, state.clients[state.current].clone())
-        };
-        if let Some(client) = client {
-            return Ok(Node { client, index });
+        if let Ok(node) = self.connected() {
+            return Ok(node);
         }
+        let _turn = self.connecting.lock().await;
+        // whoever had the turn before may have connected
+        let (index, patience) = match self.connected() {
+            Ok(node) => return Ok(node),
+            Err(missing) => missing,
+        };
         let connect = Client::connect([&self.endpoints[index]], Some(self.connect.clone()));
-        let client = self.ask(index, connect).await?;
-        self.lock().clients[index] = Some(client.clone());
+        let client = match timeout(patience, self.answered(index, connect)).await {
+            Ok(client) => client?,
+            Err(_) => {
+                self.lock().patience = (2 * patience).min(self.deadline);
+                return Err(self.late(index, patience));
+            }
+        };
+        let mut state = self.lock();
+        state.patience = self.attempt;
+        state.clients[index] = Some(client.clone());
         Ok(Node { client, index })
+    }
+
+    /// The node that has not failed, if it is connected; else which it is, and how long to wait for it.
+    fn connected(&self) -> Result<Node, (usize, Duration)> {
+        let state = self.lock();
+        let index = state.current;
+        state.clients[index].clone().map(|client| Node { client, index }).ok_or((index, state.patience))
     }
 
     /// Waits for a node's answer, but not for long.
@@ -78,12 +105,21 @@ impl Nodes {
         index: usize,
         answer: impl Future<Output = Result<T, etcd_client::Error>>,
     ) -> Result<T, Failure> {
-        let failure = match timeout(self.attempt, answer).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => classify(&error),
-            Err(_) => Failure::Unavailable(format!("no answer within {:?}", self.attempt)),
-        };
-        Err(self.failed(index, failure))
+        let answered = timeout(self.attempt, self.answered(index, answer)).await;
+        answered.unwrap_or_else(|_| Err(self.late(index, self.attempt)))
+    }
+
+    /// Waits for a node's answer.
+    async fn answered<T>(
+        &self,
+        index: usize,
+        answer: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, Failure> {
+        answer.await.map_err(|error| self.failed(index, classify(&error)))
+    }
+
+    fn late(&self, index: usize, patience: Duration) -> Failure {
+        self.failed(index, Failure::Unavailable(format!("no answer within {patience:?}")))
     }
 
     /// Leaves a node if it is why something failed, and says which node it was.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::{A, B, key, keys, next, quiet, soon, until, values};
@@ -192,6 +193,27 @@ async fn users_and_passwords() {
     assert_eq!(next(&mut watch).await, "add r/0=2");
     timeout(Duration::from_secs(4), claim.lost()).await.expect_err("the lease is kept");
     claim.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn many_log_in_at_once() {
+    let mut cluster = EtcdCluster::start(1).await;
+    let user = Credentials { user: "assay".to_owned(), password: "secret".to_owned() };
+    cluster.enable_auth(&user, "assay").await;
+    // etcd hashes one password after another, and they all have to get in however long that takes
+    let options = EtcdOptions { credentials: Some(user), attempt: Duration::from_millis(300), ..cluster.options() };
+    let mut all = JoinSet::new();
+    for number in 0..16 {
+        let options = options.clone();
+        all.spawn(async move {
+            let registry = Registry::etcd(options).await.unwrap();
+            let (mut watch, keys) = (registry.watch(&Prefix::all()), keys(&[&format!("r/{number}")]));
+            let (_, claim) = tokio::join!(watch.next(), registry.claim_when_free(&keys, A, b"0"));
+            claim.unwrap()
+        });
+    }
+    let claims = timeout(Duration::from_secs(60), all.join_all()).await.expect("they all get in");
+    assert_eq!(claims.len(), 16);
 }
 
 /// An authority, and certificates of it.

@@ -119,7 +119,8 @@ pub(crate) struct Shard {
     #[arg(long, value_name = "NAME")]
     pub(crate) replica: Option<String>,
 
-    /// The ranks of this process [default: all of the replica]
+    /// The ranks of this process [default: all of the replica]. Ranks of other processes are met over TCP, on any port and
+    /// without TLS
     #[arg(long, value_name = "FIRST..LAST+1")]
     pub(crate) ranks: Option<RankRange>,
 

@@ -1,8 +1,9 @@
 //! `assay shard`: a worker of a replica.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use proto::shard::v1::RankState;
 use service::Health;
 use service::axum::Router;
@@ -24,6 +25,11 @@ pub(crate) fn run(args: &args::Shard, log: Option<&str>) -> Result<ExitCode> {
         let listener = network.listen(&settings.listen).await;
         let listener = listener.with_context(|| format!("cannot listen at {}", settings.listen))?;
         tracing::info!(address = listener.address(), replica = settings.replica, "the worker loads its model");
+        if settings.tls.server.is_some() && options.ranks.ranks.len() < options.ranks.world_size {
+            tracing::warn!(
+                "tls does not cover what the ranks of different workers sum: keep them in a network of their own"
+            );
+        }
         let health = Health::new().await;
         process.http(&settings.http, &health, Router::new()).await?;
         let worker = Worker::new(options, registry, network);
@@ -54,6 +60,10 @@ fn settings(args: &args::Shard, log: Option<&str>) -> Result<ShardSettings> {
     settings.advertise = args.advertise.clone().or(settings.advertise);
     settings.threads = args.threads.or(settings.threads);
     settings.check()?;
+    // what is advertised is dialed, and nobody reaches this worker there
+    let told = settings.advertise.as_ref().unwrap_or(&settings.listen);
+    let everywhere = told.parse().is_ok_and(|address: SocketAddr| address.ip().is_unspecified());
+    ensure!(!everywhere, "{told} is no address that others could dial: give --advertise HOST:PORT");
     Ok(settings)
 }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use service::trace;
+use service::trace::{self, STAGE};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tracing::Span;
@@ -44,11 +44,11 @@ impl Call {
     pub(super) fn new(metadata: &MetadataMap, tenants: &Tenants, default: Duration) -> Result<Self, CallError> {
         let tenant = tenant(metadata)?;
         let timeout = timeout(metadata)?;
-        if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        if timeout.is_some_and(|timeout| timeout < LEAST) {
             return Err(CallError::Deadline);
         }
         let traceparent = trace::of_metadata(metadata).filter(|it| it.len() == TRACEPARENT).unwrap_or_default();
-        let span = tracing::debug_span!("call", tenant);
+        let span = tracing::debug_span!(target: STAGE, "call", tenant);
         trace::set_parent(&span, &traceparent);
         let received = Instant::now();
         let patience = timeout.map_or(default, |timeout| timeout - MARGIN.min(timeout / PART));
@@ -67,11 +67,14 @@ impl Call {
     pub(super) fn item(&self, default: Duration) -> Self {
         let received = Instant::now();
         let deadline = if self.timeout.is_some() { self.deadline } else { received + default.min(FAR) };
-        let span = tracing::debug_span!(parent: &self.span, "item");
+        let span = tracing::debug_span!(target: STAGE, parent: &self.span, "item");
         Self { received, deadline, span, ..self.clone() }
     }
 }
 
+/// Less than this is no time. The transport has a timer of its own, which counts whole milliseconds and would say that
+/// the call was cancelled.
+const LEAST: Duration = Duration::from_millis(1);
 /// Nobody waits longer, and clocks can count so far.
 const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 use prompt::{Encoder, Truncate};
 use proto::v1;
 use proto::v1::reward_service_server::RewardService;
+use service::trace::STAGE;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -150,7 +151,7 @@ fn read(items: Vec<v1::Item>) -> Result<Vec<Read>, CallError> {
     if items.is_empty() {
         return Err(CallError::Invalid("items: there are none".to_owned()));
     }
-    let _receive = tracing::debug_span!("receive", items = items.len()).entered();
+    let _receive = tracing::debug_span!(target: STAGE, "receive", items = items.len()).entered();
     input::read_all(items).map_err(|bytes| CallError::TooLarge { bytes })
 }
 

@@ -6,6 +6,7 @@ use std::pin::pin;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use proto::v1;
+use service::trace::STAGE;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
@@ -106,7 +107,7 @@ impl Session {
         let frontend = self.rewards.frontend.clone();
         let call = self.call.item(frontend.default_timeout);
         let (turn, reading) = (self.turn, self.reading.clone());
-        let receive = tracing::debug_span!(parent: &call.span, "receive", items = 1);
+        let receive = tracing::debug_span!(target: STAGE, parent: &call.span, "receive", items = 1);
         let read = receive.in_scope(|| Read::new(None, item.unwrap_or_default()));
         let span = call.span.clone();
         let answer = async move {

@@ -1,7 +1,6 @@
 //! The line to the leader of one replica: dial, introduce ourselves, pass on what both sides say; and again.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +11,7 @@ use proto::shard::v1::attach_response::Message as Response;
 use proto::shard::v1::leader_service_client::LeaderServiceClient;
 use proto::shard::v1::{self as wire, AttachRequest, AttachResponse, GatewayHello, ReplicaWelcome};
 use service::Backoff;
+use service::net::{in_full, status_in_full};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_stream::StreamExt;
@@ -222,23 +222,12 @@ impl Link {
     }
 }
 
-/// What an error says, with its causes.
-fn in_full(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 fn broken(status: Status) -> Problem {
     match status.code() {
         Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::PermissionDenied => {
             Problem::Refuses(status.message().to_owned())
         }
-        code => Problem::Broken(format!("{code:?}: {}", status.message())),
+        code => Problem::Broken(format!("{code:?}: {}", status_in_full(&status))),
     }
 }
 

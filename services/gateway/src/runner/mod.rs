@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use service::trace::STAGE;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -185,7 +186,7 @@ impl Runner {
             conversations,
             unsent: conversations,
             traceparent,
-            _stage: tracing::debug_span!(parent: &span, "queue"),
+            _stage: tracing::debug_span!(target: STAGE, parent: &span, "queue"),
             parent: span,
         };
         self.requests.insert(request.id, waiting);
@@ -273,7 +274,7 @@ impl Runner {
             if dispatch.tag.attempt == 1 {
                 waiting.unsent = waiting.unsent.saturating_sub(dispatch.conversations.len());
                 if waiting.unsent == 0 {
-                    waiting._stage = tracing::debug_span!(parent: &waiting.parent, "compute");
+                    waiting._stage = tracing::debug_span!(target: STAGE, parent: &waiting.parent, "compute");
                 }
             }
         }

@@ -106,7 +106,7 @@ impl Crew {
                     // a message of a later version
                     Ok(Some(wire::JoinRequest { message: None })) => {}
                     Ok(None) => break "the stream has ended".to_owned(),
-                    Err(status) => break status.message().to_owned(),
+                    Err(status) => break service::net::status_in_full(&status),
                 }
             };
             let _ = said.send((number, Said::Gone(gone))).await;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use collective::{Collective, Session, Tcp};
 use proto::shard::v1 as wire;
+use service::net::{in_full, status_in_full};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -61,7 +62,7 @@ impl Joined {
     /// Dials the leader, and takes the seats of this worker's ranks.
     async fn join(context: &Context, locals: &Locals<'_>, epoch: u64, address: &str) -> Result<Self, Reason> {
         let patience = context.options.patience;
-        let channel = context.network.dial(address, patience.forming).await.map_err(with_cause)?;
+        let channel = context.network.dial(address, patience.forming).await.map_err(|error| in_full(&error))?;
         let mut leader = LeaderServiceClient::new(channel).max_decoding_message_size(LARGEST);
         let (line, outgoing) = mpsc::channel(OUTGOING);
         let options = &context.options;
@@ -77,8 +78,8 @@ impl Joined {
         joined_line.tell(ToLeader::Hello(hello))?;
         let welcome = async {
             let response = leader.join(ReceiverStream::new(outgoing)).await;
-            let mut messages = response.map_err(|status| status.message().to_owned())?.into_inner();
-            let first = messages.message().await.map_err(|status| status.message().to_owned())?;
+            let mut messages = response.map_err(|status| status_in_full(&status))?.into_inner();
+            let first = messages.message().await.map_err(|status| status_in_full(&status))?;
             match first.and_then(|first| first.message) {
                 Some(FromLeader::Welcome(welcome)) => Ok((messages, welcome)),
                 _ => Err("the leader did not welcome this worker".to_owned()),
@@ -86,6 +87,9 @@ impl Joined {
         };
         // the leader waits for the slowest worker
         let (messages, welcome) = timeout(patience.forming * 2, welcome).await.map_err(|_| "no welcome came")??;
+        if !(PROTOCOL.lowest..=PROTOCOL.highest).contains(&welcome.protocol) {
+            return Err(format!("the leader speaks version {} of the inner protocol", welcome.protocol));
+        }
         let session = Session {
             id: epoch,
             world_size: options.ranks.world_size,
@@ -112,7 +116,7 @@ impl Joined {
                     match message {
                         Ok(Some(message)) => self.obey(message, locals),
                         Ok(None) => Err("the leader has ended the epoch".to_owned()),
-                        Err(status) => Err(format!("the line to the leader broke: {}", status.message())),
+                        Err(status) => Err(format!("the line to the leader broke: {}", status_in_full(&status))),
                     }
                 }
                 Some(local) = locals.results.recv() => self.answer(local),
@@ -189,10 +193,4 @@ async fn meet(
         Err(_) => Err("a rank's thread has stopped".to_owned()),
     };
     ends.into_iter().map(end).collect()
-}
-
-/// An error with what caused it: tonic says only that there was a transport error.
-fn with_cause(error: tonic::transport::Error) -> Reason {
-    let cause = std::error::Error::source(&error).map(ToString::to_string);
-    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

@@ -69,7 +69,10 @@ impl Membership {
         if let Ok(error) = refused.wait_for(Option::is_some).await
             && let Some(error) = error.as_ref()
         {
-            return Error::Refused(error.to_string());
+            return match &**error {
+                Error::Refused(reason) => Error::Refused(reason.clone()),
+                other => Error::Refused(other.to_string()),
+            };
         }
         std::future::pending().await
     }

@@ -18,7 +18,7 @@ mod membership;
 mod roster;
 mod server;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use discovery::{Incarnation, Key, Registry};
@@ -26,9 +26,11 @@ use model::PartialLogit;
 use proto::shard::v1::{RankRecord, RankState};
 use service::Network;
 use service::net::Listener;
+use service::trace::{self, STAGE};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tracing::Span;
 
 use self::membership::Membership;
 use self::roster::Roster;
@@ -258,14 +260,14 @@ impl<'a> Locals<'a> {
     /// Gives a step to the ranks; what they compute comes through `results`.
     fn compute(&self, work: &Work) -> Result<(), Error> {
         let (stamp, sender, busy) = (work.stamp, self.sender.clone(), Arc::clone(&self.busy));
-        let (tokens, sequences) = (work.batch.tokens.len(), work.batch.ends.len());
-        let span = tracing::info_span!("step", ranks = ?self.ranks.numbers(), step = stamp.step, tokens, sequences);
-        if let Some(trace) = &work.trace {
-            service::trace::set_parent(&span, trace);
-        }
+        let first = self.ranks.numbers().start;
+        let spans: Vec<_> = self.ranks.numbers().map(|rank| Mutex::new(span(work, rank))).collect();
         let done: Done = Arc::new(move |rank, partials| {
-            // the span ends when the last rank is done
-            let _held = (&busy, &span);
+            let _held = &busy;
+            // a rank's span ends with its own part of the step
+            if let Some(span) = spans.get(rank - first) {
+                *span.lock().unwrap_or_else(PoisonError::into_inner) = Span::none();
+            }
             let partials = partials.map_err(|error: model::Error| error.to_string());
             // the epoch may be over
             let _ = sender.send(Local { stamp, rank, partials });
@@ -283,4 +285,14 @@ impl<'a> Locals<'a> {
         };
         tokio::time::timeout(patience, idle).await.map_err(|_| Error::Stuck(patience))
     }
+}
+
+/// What a rank does in a step, as a part of the trace that the step belongs to.
+fn span(work: &Work, rank: usize) -> Span {
+    let (tokens, sequences) = (work.batch.tokens.len(), work.batch.ends.len());
+    let span = tracing::debug_span!(target: STAGE, "step", rank, step = work.stamp.step, tokens, sequences);
+    if let Some(trace) = &work.trace {
+        trace::set_parent(&span, trace);
+    }
+    span
 }

@@ -5,12 +5,14 @@
 //! of one process, [`Tcp`] those that are processes, and a [`Seat`] is a place in a collective that is formed anew. Sums are taken in rank order, so a score does not depend on which
 //! rank was quick, nor on how the ranks are joined.
 
+mod rows;
 mod seat;
 mod tcp;
 mod threads;
 
 use candle_core::Tensor;
 
+pub use rows::RowSplit;
 pub use seat::Seat;
 pub use tcp::{Session, Tcp};
 pub use threads::{Threads, threads};

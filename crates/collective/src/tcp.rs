@@ -177,6 +177,11 @@ impl Collective for Tcp {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+
+    #[cfg(feature = "cuda")]
+    fn forming(&self) -> Duration {
+        self.session.forming
+    }
 }
 
 impl Tcp {

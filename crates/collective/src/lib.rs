@@ -112,6 +112,12 @@ pub trait Collective: Send + Sync {
     /// Ends the collective, from any thread: ranks that wait in it return with an error.
     fn abort(&self);
 
+    /// A rank that is known to have left. This waits for nobody, so a rank may have left all the same.
+    #[cfg(feature = "cuda")]
+    fn left(&self) -> Option<usize> {
+        None
+    }
+
     /// How long the ranks may take to form what they share on their GPUs.
     #[cfg(feature = "cuda")]
     fn forming(&self) -> Duration {

@@ -116,6 +116,11 @@ impl Collective for Seat {
     }
 
     #[cfg(feature = "cuda")]
+    fn left(&self) -> Option<usize> {
+        self.current().map_or(Some(self.rank), |sitting| sitting.collective.left())
+    }
+
+    #[cfg(feature = "cuda")]
     fn nccl(&self, stream: &Arc<CudaStream>) -> Result<Arc<Nccl>, Error> {
         self.communicator(|collective, cancelled| {
             Nccl::form_unless(collective, stream, collective.forming(), cancelled)

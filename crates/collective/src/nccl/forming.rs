@@ -1,9 +1,9 @@
 //! How ranks that already form a collective come to form an NCCL communicator: rank 0's version and id go to all of
-//! them, and then each asks its NCCL until the others have come, or too much time has passed.
+//! them, and then each asks its NCCL until the others have come, one has left, or too much time has passed.
 
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use candle_core::{Device as TensorDevice, Tensor};
@@ -42,7 +42,10 @@ where
     let id = share_id(control, id)?;
     let comm = Mutex::new(Some(backend.init(&id, rank, world_size)?));
     let nccl = Nccl { rank, world_size, patience, backend, comm };
-    nccl.settle("form a communicator", patience, cancelled)?;
+    let left = || cancelled.load(Ordering::SeqCst).then_some(rank).or_else(|| control.left());
+    nccl.settle("form a communicator", patience, &left)?;
+    // who is done must not go before all are: the others would take it for a rank that has failed
+    share(control, (rank == 0).then_some(&[0]))?;
     Ok(nccl)
 }
 

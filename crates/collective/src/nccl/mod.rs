@@ -18,7 +18,7 @@ mod library;
 mod slot;
 mod transfers;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -112,7 +112,8 @@ impl Nccl {
     ///
     /// # Errors
     /// [`Error::Library`] without NCCL, [`Error::RankLeft`] if a rank will never come, [`Error::Overdue`] if it does not
-    /// come in time, [`Error::Nccl`] if NCCL refuses. `control` is aborted then, so that no other rank waits in it.
+    /// come in time, [`Error::Nccl`] if NCCL refuses. `control` is aborted then, and no rank waits for this one, be it in
+    /// `control` or in NCCL: either all ranks have the communicator, or none.
     pub fn form<C>(control: &C, stream: &Arc<CudaStream>, patience: Duration) -> Result<Self, Error>
     where
         C: Collective + ?Sized,
@@ -222,25 +223,33 @@ impl Nccl {
     fn run(&self, operation: &'static str, call: impl FnOnce(&Comm) -> Result<Status, Error>) -> Result<(), Error> {
         match self.with(call) {
             Ok(Status::Done) => Ok(()),
-            Ok(Status::InProgress) => self.settle(operation, self.patience, &AtomicBool::new(false)),
+            Ok(Status::InProgress) => self.settle(operation, self.patience, &|| None),
             Err(error) => self.fail(error),
         }
     }
 
-    /// Asks until the last call is done.
-    fn settle(&self, operation: &'static str, patience: Duration, cancelled: &AtomicBool) -> Result<(), Error> {
+    /// Asks until the last call is done, or `left` names a rank that has left.
+    fn settle(
+        &self,
+        operation: &'static str,
+        patience: Duration,
+        left: &dyn Fn() -> Option<usize>,
+    ) -> Result<(), Error> {
         let start = Instant::now();
         loop {
-            if cancelled.load(Ordering::SeqCst) {
-                return self.fail(Error::RankLeft { rank: self.rank });
-            }
             match self.with(|comm| self.backend.state(comm)) {
                 Ok(Status::Done) => return Ok(()),
-                Ok(Status::InProgress) if start.elapsed() < patience => pause(start.elapsed()),
-                Ok(Status::InProgress) => return self.fail(Error::Overdue { operation, patience }),
+                Ok(Status::InProgress) => {}
                 Err(Error::Nccl { problem, .. }) => return self.fail(Error::Nccl { operation, problem }),
                 Err(error) => return self.fail(error),
             }
+            if let Some(rank) = left() {
+                return self.fail(Error::RankLeft { rank });
+            }
+            if start.elapsed() >= patience {
+                return self.fail(Error::Overdue { operation, patience });
+            }
+            pause(start.elapsed());
         }
     }
 
@@ -280,7 +289,7 @@ impl Drop for Nccl {
     fn drop(&mut self) {
         let finalized = match self.with(|comm| self.backend.finalize(comm)) {
             Ok(Status::Done) => Ok(()),
-            Ok(Status::InProgress) => self.settle("finalize", FAREWELL, &AtomicBool::new(false)),
+            Ok(Status::InProgress) => self.settle("finalize", FAREWELL, &|| None),
             Err(error) => self.fail(error),
         };
         let comm = self.lock().take();

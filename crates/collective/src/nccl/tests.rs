@@ -1,6 +1,7 @@
 //! Forming, operations and ends of communicators, over an NCCL that needs no GPU.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::thread;
 
@@ -124,26 +125,31 @@ fn ranks_form_over_threads_and_over_tcp_and_end_in_peace() {
 }
 
 #[test]
-fn what_goes_wrong_on_one_rank_frees_the_others() {
-    // the others wait in the collective, or in NCCL for as long as they want to
-    for (fault, patience) in [(Fault::Absent, LONG), (Fault::Version, LONG), (Fault::Init, Duration::from_millis(300))]
-    {
+fn what_goes_wrong_on_one_rank_is_the_end_for_all() {
+    for fault in [Fault::Absent, Fault::Version, Fault::Init, Fault::Forming] {
         let world = Arc::default();
         let start = Instant::now();
-        let errors = on_each_rank(3, |control| {
+        let failed = |control: &dyn Collective| {
+            // those who form wait for a rank that has come, but will never be done
             let fault = if control.rank() == 1 { fault } else { Fault::Nothing };
-            let error = form(&control, &world, fault, patience).err().unwrap();
+            let error = form(control, &world, fault, LONG).err().unwrap();
             assert!(control.broadcast(None, 2).is_err(), "the collective goes on");
             error.to_string()
-        });
-        assert!(start.elapsed() < LONG, "{fault:?}: {errors:?}");
+        };
         let expected = match fault {
             Fault::Absent => "NCCL is not there: not today",
             Fault::Version => "nccl: form a communicator: this rank has NCCL 2.32.3, rank 0 has 2.30.3",
-            _ => "nccl: init: as the test wants it",
+            Fault::Init => "nccl: init: as the test wants it",
+            _ => "nccl: form a communicator: as the test wants it",
         };
-        assert_eq!(errors[1], expected);
-        assert_eq!(world.alive(), 0);
+        let errors = on_each_rank(3, |control| failed(&control));
+        assert_eq!(errors, ["rank 1 has left the collective", expected, "rank 1 has left the collective"]);
+        let errors = over_tcp(3, |control| failed(&control));
+        // over TCP rank 2 hears only of rank 0
+        assert_eq!(errors, ["rank 1 has left the collective", expected, "rank 0 has left the collective"]);
+        assert!(start.elapsed() < LONG, "{fault:?}");
+        let count = world.count();
+        assert_eq!((world.alive(), count.aborted + count.destroyed), (0, count.made), "{fault:?}");
         if fault == Fault::Absent {
             assert_eq!(world.ids(), 0, "nobody would wait for the ranks of an id");
         }
@@ -160,7 +166,9 @@ fn who_does_not_come_in_time_is_given_up() {
         assert!(start.elapsed() >= patience && start.elapsed() < LONG);
         error.to_string()
     });
-    assert_eq!(errors, ["nccl: form a communicator: the other ranks have not come in 150ms"; 2]);
+    let overdue = "nccl: form a communicator: the other ranks have not come in 150ms";
+    assert!(errors.iter().any(|error| error == overdue), "{errors:?}");
+    assert!(errors.iter().all(|error| error == overdue || error.ends_with("has left the collective")), "{errors:?}");
     assert_eq!(world.count(), aborted(2));
 }
 

@@ -5,7 +5,7 @@
 //! of one process, [`Tcp`] those that are processes, and a [`Seat`] is a place in a collective that is formed anew.
 //! Sums are taken in rank order, so a score does not depend on which rank was quick, nor on how the ranks are joined.
 //!
-//! With the feature `cuda`, any of them can form an [`Nccl`]: operations on the memory of GPUs, queued in a stream.
+//! With the feature `cuda`, any of them can form an `Nccl`: operations on the memory of GPUs, queued in a stream.
 
 #[cfg(feature = "cuda")]
 mod nccl;

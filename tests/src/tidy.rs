@@ -45,6 +45,7 @@ const LINKS: &[(&str, &[&str])] = &[
     ("candle-nn", &["model"]),
     ("candle-transformers", &[]),
     ("cudarc", &["collective", "model"]),
+    ("libloading", &["collective"]),
     ("tokenizers", &["prompt"]),
     ("minijinja", &["prompt"]),
     ("minijinja-contrib", &["prompt"]),
@@ -92,7 +93,7 @@ impl Rule {
 }
 
 const TEXT: &[&str] = &["rs", "toml", "py", "sh", "yml", "yaml", "md", "proto"];
-const UNSAFE_IS_FOR: &[&str] = &[];
+const UNSAFE_IS_FOR: &[&str] = &["crates/collective/src/nccl/"];
 
 const RULES: &[Rule] = &[
     Rule::code(

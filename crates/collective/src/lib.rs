@@ -2,15 +2,30 @@
 //!
 //! Tensor parallelism needs two operations: an all-reduce after each row-parallel matmul, and a broadcast of what only
 //! rank 0 knows. [`Collective`] is those two; [`Solo`] is a world of one rank, [`threads`] joins ranks that are threads
-//! of one process, [`Tcp`] those that are processes, and a [`Seat`] is a place in a collective that is formed anew. Sums are taken in rank order, so a score does not depend on which
-//! rank was quick, nor on how the ranks are joined.
+//! of one process, [`Tcp`] those that are processes, and a [`Seat`] is a place in a collective that is formed anew.
+//! Sums are taken in rank order, so a score does not depend on which rank was quick, nor on how the ranks are joined.
+//!
+//! With the feature `cuda`, any of them can form an `Nccl`: operations on the memory of GPUs, queued in a stream.
 
+#[cfg(feature = "cuda")]
+mod nccl;
+mod rows;
 mod seat;
 mod tcp;
 mod threads;
 
-use candle_core::Tensor;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
+#[cfg(feature = "cuda")]
+use std::time::Duration;
 
+use candle_core::Tensor;
+#[cfg(feature = "cuda")]
+use cudarc::driver::CudaStream;
+
+#[cfg(feature = "cuda")]
+pub use nccl::{Dtype, Nccl, Row};
+pub use rows::RowSplit;
 pub use seat::Seat;
 pub use tcp::{Session, Tcp};
 pub use threads::{Threads, threads};
@@ -38,6 +53,40 @@ pub enum Error {
     /// The tensors of the ranks do not fit together.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+    /// A library that GPUs need cannot be loaded.
+    #[cfg(feature = "cuda")]
+    #[error("{library} is not there: {problem}")]
+    Library {
+        /// Which.
+        library: &'static str,
+        /// What the system says.
+        problem: String,
+    },
+    /// NCCL, or the CUDA driver under it, refused or failed.
+    #[cfg(feature = "cuda")]
+    #[error("nccl: {operation}: {problem}")]
+    Nccl {
+        /// What was to be done.
+        operation: &'static str,
+        /// What it says.
+        problem: String,
+    },
+    /// The other ranks have not done their part in time.
+    #[cfg(feature = "cuda")]
+    #[error("nccl: {operation}: the other ranks have not come in {patience:?}")]
+    Overdue {
+        /// What was to be done.
+        operation: &'static str,
+        /// How long this rank has waited.
+        patience: Duration,
+    },
+    /// The order of a sum would not be that of the ranks.
+    #[cfg(feature = "cuda")]
+    #[error("nccl adds up in rank order for two ranks at most, not for {world_size}")]
+    Unordered {
+        /// The number of ranks.
+        world_size: usize,
+    },
 }
 
 /// What the ranks of one replica do together. Every rank calls the same operations in the same order.
@@ -62,6 +111,28 @@ pub trait Collective: Send + Sync {
 
     /// Ends the collective, from any thread: ranks that wait in it return with an error.
     fn abort(&self);
+
+    /// A rank that is known to have left. This waits for nobody, so a rank may have left all the same.
+    #[cfg(feature = "cuda")]
+    fn left(&self) -> Option<usize> {
+        None
+    }
+
+    /// How long the ranks may take to form what they share on their GPUs.
+    #[cfg(feature = "cuda")]
+    fn forming(&self) -> Duration {
+        nccl::PATIENCE
+    }
+
+    /// Joins the same ranks on their GPUs: a new communicator for each call, which all ranks make; on a [`Seat`], the one
+    /// communicator of the collective that it is taken in, on the stream of the first call.
+    ///
+    /// # Errors
+    /// Those of [`Nccl::form`]; the collective has ended then.
+    #[cfg(feature = "cuda")]
+    fn nccl(&self, stream: &Arc<CudaStream>) -> Result<Arc<Nccl>, Error> {
+        Nccl::form(self, stream, self.forming()).map(Arc::new)
+    }
 }
 
 /// A world of one rank: nothing to add, nobody to tell.

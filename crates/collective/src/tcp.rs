@@ -177,6 +177,19 @@ impl Collective for Tcp {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
+
+    #[cfg(feature = "cuda")]
+    fn left(&self) -> Option<usize> {
+        // who holds the connections finds out
+        let peers = self.peers.try_lock().ok()?;
+        let first = usize::from(self.rank == 0);
+        peers.iter().position(is_closed).map(|peer| first + peer)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forming(&self) -> Duration {
+        self.session.forming
+    }
 }
 
 impl Tcp {
@@ -194,6 +207,23 @@ impl Tcp {
             send(stream, &result).map_err(|error| error.of_rank(peer + 1))?;
         }
         Ok(result)
+    }
+}
+
+/// Whether the other end is gone. Nobody else may use the connection meanwhile.
+#[cfg(feature = "cuda")]
+fn is_closed(stream: &TcpStream) -> bool {
+    let look = || {
+        stream.set_nonblocking(true)?;
+        let looked = stream.peek(&mut [0]);
+        stream.set_nonblocking(false)?;
+        looked
+    };
+    match look() {
+        // something has come, which is for later
+        Ok(1..) => false,
+        Ok(0) => true,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
     }
 }
 

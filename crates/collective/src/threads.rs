@@ -101,6 +101,11 @@ impl Collective for Threads {
         self.meeting.lock().left.get_or_insert(self.rank);
         self.meeting.changed.notify_all();
     }
+
+    #[cfg(feature = "cuda")]
+    fn left(&self) -> Option<usize> {
+        self.meeting.lock().left
+    }
 }
 
 impl Drop for Threads {

@@ -45,6 +45,7 @@ const LINKS: &[(&str, &[&str])] = &[
     ("candle-nn", &["model"]),
     ("candle-transformers", &[]),
     ("cudarc", &["collective", "model"]),
+    ("cc", &["model"]),
     ("tokenizers", &["prompt"]),
     ("minijinja", &["prompt"]),
     ("minijinja-contrib", &["prompt"]),
@@ -91,7 +92,7 @@ impl Rule {
     }
 }
 
-const TEXT: &[&str] = &["rs", "toml", "py", "sh", "yml", "yaml", "md", "proto"];
+const TEXT: &[&str] = &["rs", "toml", "py", "sh", "yml", "yaml", "md", "proto", "cu", "cpp", "h"];
 const UNSAFE_IS_FOR: &[&str] = &[];
 
 const RULES: &[Rule] = &[
@@ -102,7 +103,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::code(
         "std::env",
-        &["services/assay/", "tests/", "crates/proto/build.rs"],
+        &["services/assay/", "tests/", "crates/proto/build.rs", "crates/model/build"],
         "environment and flags are read in services/assay; everything below takes structs",
     ),
     Rule::code("unsafe ", UNSAFE_IS_FOR, "unsafe needs a place in the list of this test, and a reason beside it"),

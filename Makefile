@@ -7,10 +7,10 @@ SHELL := bash
 DEMO_MODEL := tests/golden/gemma2-v4
 DEMO_INPUT := docs/model-card.jsonl
 
-.PHONY: help demo test bench fmt clean deps
+.PHONY: help demo cuda test check-cuda bench fmt clean deps
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## check for what the build needs, and install what is missing
 	@scripts/deps.sh build
@@ -22,10 +22,16 @@ demo: deps ## start a gateway and two shards, and score the model card's convers
 	@scripts/demo.sh target/release/assay $(DEMO_MODEL) $(DEMO_INPUT)
 	@echo "The binary is target/release/assay; a real model is --model owner/name, or its folder."
 
+cuda: deps ## build target/release/assay for NVIDIA GPUs; what compiles the kernels is fetched where it is missing
+	@deploy/cuda/build.sh
+
 test: ## format, lints, licenses and all tests: what CI runs
 	@scripts/deps.sh build test
 	@[ "$$(id -u)" -ne 0 ] || scripts/deps.sh page || echo "the status page is not tested in a browser" >&2
 	@scripts/test.sh
+
+check-cuda: ## lint everything, what is for GPUs too, with kernels that $NVCC compiles, or a stand-in for it
+	@NVCC="$${NVCC:-$(CURDIR)/deploy/cuda/nvcc-standin}" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
 
 bench: deps ## measure speed, beside Hugging Face where python3 has torch and transformers
 	@cargo build --release --package assay

@@ -13,6 +13,7 @@ build | cc       | build-essential   | -
 build | cargo    | -                 | -
 build | protoc   | protobuf-compiler | protobuf
 build | protoc   | libprotobuf-dev   | -
+test  | c++      | build-essential   | -
 test  | etcd     | etcd-server       | etcd
 page  | chromium | chromium          | -
 '
@@ -38,7 +39,7 @@ install() { # packages...
 how_to_get() { # program, apt package, brew formula
     case $1 in
         cargo) echo "Rust, from https://rustup.rs" ;;
-        cc) echo "a C compiler (apt: build-essential, macOS: xcode-select --install)" ;;
+        cc | c++) echo "a C and C++ compiler (apt: build-essential, macOS: xcode-select --install)" ;;
         *) echo "$1 (apt: $2, brew: $3)" ;;
     esac
 }

@@ -46,6 +46,7 @@ const LINKS: &[(&str, &[&str])] = &[
     ("candle-transformers", &[]),
     ("cudarc", &["collective", "model"]),
     ("libloading", &["collective"]),
+    ("cc", &["model"]),
     ("tokenizers", &["prompt"]),
     ("minijinja", &["prompt"]),
     ("minijinja-contrib", &["prompt"]),
@@ -92,18 +93,19 @@ impl Rule {
     }
 }
 
-const TEXT: &[&str] = &["rs", "toml", "py", "sh", "yml", "yaml", "md", "proto"];
-const UNSAFE_IS_FOR: &[&str] = &["crates/collective/src/nccl/"];
+const TEXT: &[&str] = &["rs", "toml", "py", "sh", "yml", "yaml", "md", "proto", "cu", "cpp", "h"];
+const UNSAFE_IS_FOR: &[&str] =
+    &["crates/collective/src/nccl/", "crates/model/src/device/cuda/", "crates/model/src/device/host.rs"];
 
 const RULES: &[Rule] = &[
     Rule::code(
         "feature = \"cuda\"",
-        &["crates/collective/", "crates/model/"],
+        &["crates/collective/", "crates/model/", "tests/"],
         "only collective and model know what device they run on",
     ),
     Rule::code(
         "std::env",
-        &["services/assay/", "tests/", "crates/proto/build.rs"],
+        &["services/assay/", "tests/", "crates/proto/build.rs", "crates/model/build"],
         "environment and flags are read in services/assay; everything below takes structs",
     ),
     Rule::code("unsafe ", UNSAFE_IS_FOR, "unsafe needs a place in the list of this test, and a reason beside it"),

@@ -13,6 +13,9 @@ mod layers;
 mod numerics;
 mod ops;
 mod plan;
+#[cfg(test)]
+#[path = "../build/ptxas/mod.rs"]
+mod ptxas;
 mod weights;
 
 use std::path::PathBuf;

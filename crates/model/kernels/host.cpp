@@ -1,0 +1,3 @@
+// What the host's C++ compiler compiles: the same kernels, for tests on the CPU.
+
+extern "C" void nothing() {}

@@ -102,7 +102,7 @@ impl Replicas {
     }
 }
 
-/// The bits of all sequences, in steps of a budget.
+/// The bits of all sequences, in steps of a budget, of which the ranks have two at a time.
 fn in_steps(replica: &mut Replica, sequences: &[Sequence], budget: usize) -> Vec<u32> {
     let mut steps = vec![Packer::default()];
     for sequence in sequences {
@@ -111,9 +111,13 @@ fn in_steps(replica: &mut Replica, sequences: &[Sequence], budget: usize) -> Vec
         }
         steps.last_mut().unwrap().push(Arc::clone(sequence));
     }
-    let run = |step: Packer| replica.run(step.pack()).unwrap();
-    let scores = steps.into_iter().filter(|step| !step.is_empty()).flat_map(run);
-    scores.map(|score| score.unwrap().to_bits()).collect()
+    let (mut scores, mut flying) = (Vec::new(), None);
+    for step in steps.into_iter().filter(|step| !step.is_empty()) {
+        let next = replica.submit(step.pack()).unwrap();
+        scores.extend(flying.replace(next).into_iter().flat_map(|step| replica.collect(step).unwrap()));
+    }
+    scores.extend(flying.into_iter().flat_map(|step| replica.collect(step).unwrap()));
+    scores.into_iter().map(|score| score.unwrap().to_bits()).collect()
 }
 
 /// Another order; it depends on the case alone.

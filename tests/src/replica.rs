@@ -3,12 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use model::{Config, Packer};
+use model::{Compute, Config, PackedBatch, Packer};
 use shard::{Replica, ReplicaOptions};
 use tests::golden;
 
-/// Loads a golden checkpoint.
-pub(crate) fn load(name: &str, tensor_parallel: usize, threads: usize) -> Replica {
+/// Loads a golden checkpoint, over so many ranks.
+pub(crate) fn load(name: &str, ranks: usize, threads: usize) -> Replica {
+    load_with(name, threads, vec![Compute::default(); ranks])
+}
+
+/// Loads a golden checkpoint, for ranks that compute there.
+pub(crate) fn load_with(name: &str, threads: usize, computes: Vec<Compute>) -> Replica {
     let folder = golden(name);
     let file = folder.join("config.json");
     let (config, warnings) = Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap();
@@ -16,14 +21,19 @@ pub(crate) fn load(name: &str, tensor_parallel: usize, threads: usize) -> Replic
     let mut weights: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     weights.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
     weights.sort();
-    let replica = Replica::load(&ReplicaOptions { config, weights, tensor_parallel, threads }).unwrap();
+    let replica = Replica::load(&ReplicaOptions { config, weights, threads, computes }).unwrap();
     assert_eq!(replica.warnings(), Vec::<String>::new(), "{name}");
     replica
 }
 
 /// The scores of these sequences, in one step: every rank must have computed the same rows.
 pub(crate) fn scores(replica: &mut Replica, sequences: &[Arc<[u32]>]) -> Vec<f32> {
+    replica.run(step(sequences)).unwrap().into_iter().map(Result::unwrap).collect()
+}
+
+/// A step of these sequences.
+pub(crate) fn step(sequences: &[Arc<[u32]>]) -> PackedBatch {
     let mut packer = Packer::default();
     sequences.iter().for_each(|sequence| packer.push(Arc::clone(sequence)));
-    replica.run(packer.pack()).unwrap().into_iter().map(Result::unwrap).collect()
+    packer.pack()
 }

@@ -14,6 +14,7 @@ mod bits;
 mod broken_model;
 mod client;
 mod cluster;
+mod device;
 mod golden;
 mod hub;
 mod inspect;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use discovery::{Key, Registry};
-use model::Config;
+use model::{Compute, Config};
 use proto::Message as _;
 use proto::shard::v1::{self as wire, RankRecord, RankState};
 use service::Network;
@@ -24,6 +24,7 @@ use crate::assay::{expected, ids};
 use crate::replica;
 
 const MODEL: &str = "gemma2-v4";
+const STEP_TOKENS: usize = 2048;
 const LONG: Duration = Duration::from_secs(20);
 
 /// A worker that runs in this process.
@@ -37,14 +38,15 @@ fn options(ranks: std::ops::Range<usize>, world_size: usize) -> WorkerOptions {
     let file = folder.join("config.json");
     let (config, _) = Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap();
     let weights = vec![folder.join("model.safetensors")];
+    let computes = vec![Compute { step_tokens: STEP_TOKENS, ..Compute::default() }; ranks.len()];
     WorkerOptions {
         model: MODEL.to_owned(),
         replica: "a".to_owned(),
-        ranks: RanksOptions { config, weights, threads: ranks.len(), ranks, world_size },
+        ranks: RanksOptions { config, weights, threads: ranks.len(), computes, ranks, world_size },
         generation: 1,
         fingerprint: "f".to_owned(),
         text_digest: "t".to_owned(),
-        step_tokens: 2048,
+        step_tokens: STEP_TOKENS,
         advertise: None,
         patience: Patience { silence: Duration::from_secs(1), ..Patience::default() },
     }

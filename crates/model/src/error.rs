@@ -53,6 +53,9 @@ pub enum Error {
         /// The numbers of ranks that would do, as text.
         fitting: String,
     },
+    /// The model cannot be computed where or in which numbers it was asked for.
+    #[error("{0}")]
+    Device(String),
     /// A token sequence that the model cannot take.
     #[error("{0}")]
     Sequence(String),
@@ -62,6 +65,13 @@ pub enum Error {
     /// The tensor library refused.
     #[error(transparent)]
     Compute(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// A GPU was asked of a build that knows none.
+    pub(crate) fn without_cuda() -> Self {
+        Self::Device("this assay was built without CUDA: build it with `make cuda`".to_owned())
+    }
 }
 
 /// The result of what this crate does.

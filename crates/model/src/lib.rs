@@ -1,14 +1,17 @@
 //! Computes the partial logits of a packed batch on one rank of a reward model: Gemma-2, Llama-3 or Qwen3 with a
-//! classification head of one output, on the CPU in f32.
+//! classification head of one output, where a [`Compute`] says.
 //!
 //! [`Model::load`] reads a rank's share of a checkpoint; [`Packer`] merges token sequences into the prefix tree of a
-//! [`PackedBatch`]; [`Model::forward`] computes each of its tokens once. For one numerics id a sequence's partial logits
-//! are the same bits in every batch.
+//! [`PackedBatch`]; [`Model::forward`] computes each of its tokens once, [`Model::submit`] lets the caller prepare the
+//! next batch meanwhile. For one numerics id a sequence's partial logits are the same bits in every batch.
 
 mod architectures;
 mod batch;
+mod compute;
 mod config;
+mod cpu;
 mod error;
+mod forward;
 mod layers;
 mod numerics;
 mod ops;
@@ -21,31 +24,26 @@ mod weights;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
 use collective::Collective;
 
-use self::architectures::{gemma2, llama, qwen3};
 pub use self::batch::{PackedBatch, Packer, SHORTEST_SHARE, Segment};
+pub use self::compute::{Compute, Device, Dtype};
 pub use self::config::{Activation, Architecture, Config, Llama3Scaling, Rope};
+use self::cpu::CpuModel;
 pub use self::error::{Error, Result};
+use self::forward::Forward;
+pub use self::forward::Pending;
+use self::layers::Loader;
 pub use self::layers::PartialLogit;
-use self::layers::{Embedding, Head, Layer, Loader, Step};
 pub use self::numerics::numerics;
-use self::ops::{KvPool, Norm, RopeTable};
-use self::plan::{Rows, StepPlan};
 use self::weights::Weights;
 
 /// One rank of a reward model.
 pub struct Model {
     config: Config,
-    embedding: Embedding,
-    layers: Vec<Box<dyn Layer>>,
-    final_norm: Norm,
-    head: Head,
-    inverse_frequencies: Vec<f32>,
-    /// Width of this rank's keys: kv_heads x head_dim / world size.
-    key_width: usize,
-    block_rows: usize,
+    /// The most tokens of a step.
+    step_tokens: usize,
+    forward: Box<dyn Forward>,
 }
 
 impl Model {
@@ -55,28 +53,24 @@ impl Model {
     /// tensors that were not used.
     ///
     /// # Errors
-    /// If the model cannot be split over this many ranks, or a tensor is missing or unfit.
-    pub fn load(config: &Config, files: &[PathBuf], collective: Arc<dyn Collective>) -> Result<(Self, Vec<String>)> {
-        let world_size = collective.world_size();
-        config.check_world_size(world_size)?;
+    /// If the model cannot be split over this many ranks or computed like this, or a tensor is missing or unfit.
+    pub fn load(
+        config: &Config,
+        files: &[PathBuf],
+        collective: Arc<dyn Collective>,
+        compute: &Compute,
+    ) -> Result<(Self, Vec<String>)> {
+        config.check_world_size(collective.world_size())?;
+        compute.check(config)?;
+        compute.check_here()?;
         let weights = Weights::open(files)?;
         let loader = Loader { config, weights: &weights, collective };
-        let (embedding, final_norm, layer): (_, _, LoadLayer) = match config.architecture {
-            Architecture::Gemma2 => (gemma2::embedding(&loader)?, gemma2::final_norm(&loader)?, gemma2::layer),
-            Architecture::Llama => (llama::embedding(&loader)?, llama::final_norm(&loader)?, llama::layer),
-            Architecture::Qwen3 => (qwen3::embedding(&loader)?, qwen3::final_norm(&loader)?, qwen3::layer),
-        };
-        let model = Self {
-            embedding,
-            final_norm,
-            layers: (0..config.layers()).map(|number| layer(&loader, number)).collect::<Result<_>>()?,
-            head: loader.head()?,
-            inverse_frequencies: ops::inverse_frequencies(&config.rope, config.head_dim),
-            key_width: config.kv_heads / world_size * config.head_dim,
-            block_rows: block_rows(config, world_size),
-            config: config.clone(),
+        let forward: Box<dyn Forward> = match compute.device {
+            Device::Cpu => Box::new(CpuModel::load(&loader)?),
+            Device::Cuda(_) => return Err(Error::without_cuda()),
         };
         let unused = weights.unused().into_iter().map(|name| format!("tensor {name} is not used by this model"));
+        let model = Self { config: config.clone(), step_tokens: compute.step_tokens, forward };
         Ok((model, unused.collect()))
     }
 
@@ -85,71 +79,35 @@ impl Model {
         &self.config
     }
 
-    /// This rank's partial logit of each sequence of the batch, in the order in which they were pushed.
+    /// Has this rank compute a step, behind those that it has. At most two are in flight, this blocks beyond.
     ///
-    /// All ranks of the replica must be given the same batches in the same order.
+    /// All ranks of the replica must be given the same batches in the same order. What is submitted need not be waited
+    /// for, but the model must outlive the waiting.
     ///
     /// # Errors
-    /// If a token is outside the vocabulary, or another rank has left.
-    pub fn forward(&self, batch: &PackedBatch) -> Result<Vec<PartialLogit>> {
+    /// If the batch is larger than a step, a token is outside the vocabulary, or another rank has left.
+    pub fn submit(&self, batch: &PackedBatch) -> Result<Pending> {
         self.check(batch)?;
-        let plan = StepPlan::new(batch, self.block_rows);
-        let step = Step {
-            rope: RopeTable::new(&self.inverse_frequencies, plan.positions),
-            pool: KvPool::new(batch.tokens.len(), self.key_width, &Device::Cpu)?,
-            runs: &plan.runs,
-        };
-        let mut blocks = self.embed(batch, &plan.blocks)?; // (rows, hidden) each
-        let Some((last, inner)) = self.layers.split_last() else { return Ok(Vec::new()) };
-        for layer in inner {
-            self.keys_values(layer.as_ref(), &blocks, &plan.blocks, &step)?;
-            for (h, rows) in blocks.iter_mut().zip(&plan.blocks) {
-                *h = layer.forward(h, rows, &step)?;
-            }
-        }
-        self.keys_values(last.as_ref(), &blocks, &plan.blocks, &step)?;
-        let mut partial_logits = Vec::new();
-        for rows in &plan.pooled {
-            let h = last.forward(&gather(&blocks, &plan.blocks, rows)?, rows, &step)?; // (pooled rows, hidden)
-            partial_logits.extend(self.head.forward(&ops::rms_norm(&h, &self.final_norm)?)?);
-        }
-        Ok(plan.pooled_row.iter().map(|&row| partial_logits[row]).collect())
+        self.forward.submit(batch)
+    }
+
+    /// This rank's partial logit of each sequence of the batch, in the order in which they were pushed.
+    ///
+    /// # Errors
+    /// Those of [`submit`](Self::submit) and [`Pending::wait`].
+    pub fn forward(&self, batch: &PackedBatch) -> Result<Vec<PartialLogit>> {
+        self.submit(batch)?.wait()
     }
 
     fn check(&self, batch: &PackedBatch) -> Result<()> {
+        let (tokens, most) = (batch.tokens.len(), self.step_tokens);
+        if tokens > most {
+            return Err(Error::Sequence(format!("a step of {tokens} tokens is more than the {most} planned for")));
+        }
         if let Some(token) = batch.tokens.iter().find(|&&token| token as usize >= self.config.vocab) {
             let vocab = self.config.vocab;
             return Err(Error::Sequence(format!("token id {token} is outside the vocabulary of {vocab}")));
         }
         Ok(())
     }
-
-    fn embed(&self, batch: &PackedBatch, blocks: &[Rows]) -> Result<Vec<Tensor>> {
-        let tokens = |rows: &Rows| &batch.tokens[rows.first()..rows.first() + rows.positions.len()];
-        blocks.iter().map(|rows| self.embedding.forward(tokens(rows))).collect()
-    }
-
-    fn keys_values(&self, layer: &dyn Layer, blocks: &[Tensor], plans: &[Rows], step: &Step<'_>) -> Result<()> {
-        blocks.iter().zip(plans).try_for_each(|(h, rows)| layer.keys_values(h, rows, step))
-    }
-}
-
-type LoadLayer = fn(&Loader<'_>, usize) -> Result<Box<dyn Layer>>;
-
-/// Rows that go through a layer together: few enough that the MLP's intermediates stay in the cache, many enough that
-/// the matmul runs at full speed.
-fn block_rows(config: &Config, world_size: usize) -> usize {
-    const INTERMEDIATE_VALUES: usize = 4 << 20;
-    (INTERMEDIATE_VALUES / (2 * config.intermediate / world_size)).clamp(64, 512)
-}
-
-/// The pooled rows of the residual stream, `[pooled rows, hidden]`.
-fn gather(blocks: &[Tensor], plans: &[Rows], pooled: &Rows) -> Result<Tensor> {
-    let row = |&source: &u32| {
-        let source = source as usize;
-        let block = plans.partition_point(|rows| rows.first() <= source) - 1;
-        blocks[block].narrow(0, source - plans[block].first(), 1)
-    };
-    let rows: Vec<Tensor> = pooled.sources.iter().map(row).collect::<candle_core::Result<_>>()?;
-    Ok(Tensor::cat(&rows, 0)?)
 }

@@ -2,21 +2,30 @@
 
 use std::sync::OnceLock;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
-use crate::error::Result;
+use crate::compute::{Compute, Device};
+use crate::error::{Error, Result};
 use crate::ops;
 
-/// Grows whenever a change of the code may change the bits of a score.
+/// Grows whenever a change of the code may change the bits of a score on the CPU.
 const KERNELS: u32 = 1;
 
 /// Device kind, dtype, vector width, the way the matmul adds, number of ranks and version of the kernels, as one line.
 ///
+/// It is asked before a model is loaded; the device may be opened for it.
+///
 /// # Errors
-/// If the tensor library refuses a small matmul.
-pub fn numerics(world_size: usize) -> Result<String> {
-    let (lanes, matmul) = (ops::lanes(), matmul_probe()?);
-    Ok(format!("cpu f32 lanes={lanes} matmul={matmul:08x} tp={world_size} kernels={KERNELS}"))
+/// If the device is not there, or the tensor library refuses a small matmul.
+pub fn numerics(compute: &Compute, world_size: usize) -> Result<String> {
+    compute.check_here()?;
+    match compute.device {
+        Device::Cpu => {
+            let (dtype, lanes, matmul) = (compute.dtype, ops::lanes(), matmul_probe()?);
+            Ok(format!("cpu {dtype} lanes={lanes} matmul={matmul:08x} tp={world_size} kernels={KERNELS}"))
+        }
+        Device::Cuda(_) => Err(Error::without_cuda()),
+    }
 }
 
 /// A hash of a fixed product that is deep enough to be computed in several blocks along the depth.
@@ -33,8 +42,8 @@ fn matmul_probe() -> Result<u32> {
     const COLUMNS: usize = 96;
     // fractions that a sum of thousands cannot hold exactly
     let numbers = |count: usize| (0..count).map(|i| ((i * 7919 % 10007) as f32 / 10007.0) - 0.5).collect::<Vec<f32>>();
-    let left = Tensor::from_vec(numbers(ROWS * DEPTH), (ROWS, DEPTH), &Device::Cpu)?;
-    let right = Tensor::from_vec(numbers(DEPTH * COLUMNS), (DEPTH, COLUMNS), &Device::Cpu)?;
+    let left = Tensor::from_vec(numbers(ROWS * DEPTH), (ROWS, DEPTH), &candle_core::Device::Cpu)?;
+    let right = Tensor::from_vec(numbers(DEPTH * COLUMNS), (DEPTH, COLUMNS), &candle_core::Device::Cpu)?;
     let product: Vec<f32> = left.matmul(&right)?.flatten_all()?.to_vec1()?;
     let fold = |hash: u32, x: &f32| (hash ^ x.to_bits()).wrapping_mul(0x0100_0193);
     Ok(*PROBE.get_or_init(|| product.iter().fold(0x811c_9dc5, fold)))

@@ -3,14 +3,17 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use anyhow::Result;
 use checkpoint::HubOptions;
 use clap::builder::BoolishValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
+use model::Compute;
 use prompt::Truncate;
 
 use crate::client;
 use crate::opened::ModelChoice;
 use crate::serve;
+use crate::settings::{Devices, DtypeName};
 
 /// Scores conversations with reward models: raw logits, equal to Hugging Face's, the same bits in any batch.
 #[derive(Debug, Parser)]
@@ -78,6 +81,9 @@ pub(crate) struct Score {
     #[arg(long, default_value = "1", value_name = "N")]
     pub(crate) tensor_parallel: NonZeroUsize,
 
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+
     /// Threads that compute, over all ranks [default: one for each core]
     #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<NonZeroUsize>,
@@ -116,12 +122,34 @@ pub(crate) struct Inspect {
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
 
-    /// The number of ranks that the fingerprint is for
+    /// The number of ranks that memory and fingerprint are for
     #[arg(long, default_value = "1", value_name = "N")]
     pub(crate) tensor_parallel: NonZeroUsize,
 
     #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+
+    #[command(flatten)]
     pub(crate) limits: LimitArgs,
+}
+
+/// Where ranks compute, and in which numbers.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ComputeArgs {
+    /// Where ranks compute [default: cpu]
+    ///
+    /// - cpu: on the cores of this machine
+    /// - cuda: on NVIDIA GPUs, the first rank of this process on GPU 0, the next on GPU 1, and so on
+    /// - cuda:N: the same from GPU N on
+    /// - cuda:N,M,...: a GPU for each rank of this process; one may be named twice
+    #[arg(long, value_name = "DEVICE", verbatim_doc_comment)]
+    pub(crate) device: Option<Devices>,
+
+    /// The numbers of weights and activations [default: f32 on the CPU, bf16 on GPUs]
+    ///
+    /// The CPU computes in f32 only. f16 is refused for Gemma-2, whose activations are beyond its range.
+    #[arg(long, value_enum, value_name = "DTYPE")]
+    pub(crate) dtype: Option<DtypeName>,
 }
 
 /// Which model.
@@ -184,6 +212,15 @@ pub(crate) enum TruncateArg {
     None,
     Left,
     Right,
+}
+
+// === impl ComputeArgs ===
+
+impl ComputeArgs {
+    /// Where so many ranks of this process compute, and in which numbers.
+    pub(crate) fn computes(&self, ranks: NonZeroUsize, step_tokens: usize) -> Result<Vec<Compute>> {
+        self.device.clone().unwrap_or_default().computes(self.dtype, ranks.get(), step_tokens)
+    }
 }
 
 // === impl Score ===

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use model::{Compute, Config, Device};
 use prompt::{Bos, Input, Options};
 use serde_json::{Map, Value};
 
 use crate::args::Inspect;
-use crate::opened::Opened;
+use crate::opened::{Opened, numerics};
 
 /// Runs the command.
 pub(crate) fn run(args: &Inspect) -> Result<ExitCode> {
@@ -18,9 +19,10 @@ pub(crate) fn run(args: &Inspect) -> Result<ExitCode> {
     let mut output = stdout().lock();
     match &args.input {
         None => {
-            let world_size = args.tensor_parallel.get();
-            opened.config.check_world_size(world_size)?;
-            describe(&mut output, &opened, world_size)?;
+            let computes = args.compute.computes(args.tensor_parallel, usize::MAX)?;
+            opened.config.check_world_size(computes.len())?;
+            computes.iter().try_for_each(|compute| compute.check(&opened.config))?;
+            describe(&mut output, &opened, &computes)?;
             Ok(ExitCode::SUCCESS)
         }
         Some(path) => {
@@ -30,11 +32,12 @@ pub(crate) fn run(args: &Inspect) -> Result<ExitCode> {
     }
 }
 
-fn describe(output: &mut impl Write, opened: &Opened, world_size: usize) -> Result<()> {
+fn describe(output: &mut impl Write, opened: &Opened, computes: &[Compute]) -> Result<()> {
     let config = &opened.config;
     let windows = config.windows.iter().filter(|window| window.is_some()).count();
     let fits: Vec<_> = (1..=config.kv_heads).filter(|&world| config.check_world_size(world).is_ok()).collect();
     let template = opened.encoder.template_source().map_or_else(|| "none".to_owned(), ToString::to_string);
+    let (numerics, fingerprint) = identity(opened, computes)?;
     let rows = [
         ("model", opened.checkpoint.source.to_string()),
         (
@@ -71,19 +74,44 @@ fn describe(output: &mut impl Write, opened: &Opened, world_size: usize) -> Resu
             ),
         ),
         ("parameters", readable(config.parameters() as f64)),
-        ("memory", format!("{} bytes of weights in f32", readable(config.parameters() as f64 * 4.0))),
+        ("memory", memory(config, computes)),
         ("vocabulary", config.vocab.to_string()),
         ("limit", format!("{} tokens", config.max_positions)),
         ("tensor-parallel", fits.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         ("bos", opened.encoder.bos_rule().to_string()),
         ("chat template", template),
-        ("numerics", model::numerics(world_size)?),
-        ("fingerprint", opened.fingerprint(world_size)?.to_string()),
+        ("numerics", numerics),
+        ("fingerprint", fingerprint),
     ];
     for (name, value) in rows {
         writeln!(output, "{name:<16} {value}")?;
     }
     Ok(())
+}
+
+/// How much the weights take where they are held.
+fn memory(config: &Config, computes: &[Compute]) -> String {
+    let (ranks, Some(Compute { dtype, .. })) = (computes.len(), computes.first()) else { return String::new() };
+    let bytes = readable((config.parameters_of_rank(ranks) * dtype.size()) as f64);
+    match ranks {
+        1 => format!("{bytes} bytes of weights in {dtype}"),
+        _ => format!("{bytes} bytes of weights in {dtype} on each of {ranks} ranks"),
+    }
+}
+
+/// The numerics and the fingerprint. A GPU that is not here hides these two and nothing else.
+fn identity(opened: &Opened, computes: &[Compute]) -> Result<(String, String)> {
+    match numerics(&opened.config, computes, computes.len()) {
+        Ok(numerics) => {
+            let fingerprint = opened.fingerprint(&numerics)?.to_string();
+            Ok((numerics, fingerprint))
+        }
+        Err(error) if computes.iter().any(|compute| compute.device != Device::Cpu) => {
+            let unknown = format!("not known here: {error}");
+            Ok((unknown.clone(), unknown))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn bos(bos: Bos) -> String {

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::{Checkpoint, Fingerprint, HubOptions};
-use model::Config;
+use model::{Compute, Config};
 use prompt::{Encoder, Options, Sources};
 
 use crate::args::LimitArgs;
@@ -44,9 +44,9 @@ impl Located {
         Ok(Self { checkpoint, config })
     }
 
-    /// What the scores of this model depend on, if it runs on so many ranks.
-    pub(crate) fn fingerprint(&self, world_size: usize) -> Result<Fingerprint> {
-        fingerprint(&self.checkpoint, world_size)
+    /// What the scores of this model depend on, if ranks compute it here, of so many.
+    pub(crate) fn fingerprint(&self, computes: &[Compute], world_size: usize) -> Result<Fingerprint> {
+        fingerprint(&self.checkpoint, &numerics(&self.config, computes, world_size)?)
     }
 
     /// Reads the tokenizer and the template too.
@@ -69,8 +69,27 @@ impl Located {
     }
 }
 
-fn fingerprint(checkpoint: &Checkpoint, world_size: usize) -> Result<Fingerprint> {
-    Ok(checkpoint::fingerprint(&checkpoint.digest()?, &model::numerics(world_size)?))
+/// Refuses what this build or this machine does not have, before anything is fetched or loaded.
+pub(crate) fn check_here(computes: &[Compute]) -> Result<()> {
+    Ok(computes.iter().try_for_each(Compute::check_here)?)
+}
+
+/// What the bits of the scores depend on besides the checkpoint: the same on all ranks, or there is no score.
+pub(crate) fn numerics(config: &Config, computes: &[Compute], world_size: usize) -> Result<String> {
+    let mut lines = Vec::new();
+    for compute in computes {
+        compute.check(config)?;
+        lines.push((compute.device, model::numerics(compute, world_size)?));
+    }
+    let Some((first, line)) = lines.first() else { bail!("a replica has ranks") };
+    if let Some((device, other)) = lines.iter().find(|(_, other)| other != line) {
+        bail!("{first} and {device} would compute other bits, {line:?} and {other:?}: choose devices of one kind");
+    }
+    Ok(line.clone())
+}
+
+fn fingerprint(checkpoint: &Checkpoint, numerics: &str) -> Result<Fingerprint> {
+    Ok(checkpoint::fingerprint(&checkpoint.digest()?, numerics))
 }
 
 // === impl Opened ===
@@ -81,9 +100,9 @@ impl Opened {
         Located::find(choice)?.open()
     }
 
-    /// What the scores of this model depend on, if it runs on so many ranks.
-    pub(crate) fn fingerprint(&self, world_size: usize) -> Result<Fingerprint> {
-        fingerprint(&self.checkpoint, world_size)
+    /// What the scores of this model depend on, with numbers that are computed like this.
+    pub(crate) fn fingerprint(&self, numerics: &str) -> Result<Fingerprint> {
+        fingerprint(&self.checkpoint, numerics)
     }
 
     /// How conversations are encoded, for steps of `budget` tokens.

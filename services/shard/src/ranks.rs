@@ -1,16 +1,19 @@
-//! Consecutive ranks of a replica in this process: a thread each, with its share of the cores and of the weights.
+//! Consecutive ranks of a replica in this process: two threads each, with its share of the cores and of the weights.
+//!
+//! One thread of a rank submits steps to its model, the other waits for them in order and passes on what was computed:
+//! so a device has the next step before it is done with one. A CPU computes a step while it is submitted.
 //!
 //! The weights stay when the collective ends: each rank computes on its [`Seat`], which is taken again in the next one.
 
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{Builder, JoinHandle};
 
 use collective::{Collective, Seat};
-use model::{Config, Model, PackedBatch, PartialLogit};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use model::{Compute, Config, Model, PackedBatch, PartialLogit, Pending};
+use rayon::ThreadPoolBuilder;
 
 use crate::Error;
 
@@ -27,6 +30,8 @@ pub struct RanksOptions {
     pub world_size: usize,
     /// Threads that compute, over these ranks; at least one a rank.
     pub threads: usize,
+    /// Where each of these ranks computes, and in which numbers.
+    pub computes: Vec<Compute>,
 }
 
 /// Threads that have loaded their ranks' shares of the weights.
@@ -54,6 +59,16 @@ struct Rank {
 /// Tells the other ranks not to wait, also when its thread panics.
 struct Leaver(Arc<Seat>);
 
+/// The thread that waits for a rank's steps.
+struct Waiter {
+    seat: Arc<Seat>,
+    steps: Option<Sender<Step>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A step that was submitted, or was not, and who is told what it computes.
+type Step = (Result<Pending, model::Error>, Done);
+
 type Loaded = Sender<Result<Vec<String>, model::Error>>;
 
 // === impl Ranks ===
@@ -65,9 +80,13 @@ impl Ranks {
     /// If the model cannot be split like this or cannot be loaded.
     pub fn load(options: &RanksOptions) -> Result<Self, Error> {
         options.config.check_world_size(options.world_size)?;
+        let (count, computes) = (options.ranks.len(), options.computes.len());
+        if count != computes {
+            return Err(Error::Option(format!("{count} ranks cannot compute in {computes} places")));
+        }
         let (loaded, loads) = channel();
-        let start = |rank| Rank::start(options, rank, loaded.clone());
-        let mut ranks = options.ranks.clone().map(start).collect::<Result<Vec<_>, _>>()?;
+        let start = |(rank, compute)| Rank::start(options, rank, compute, loaded.clone());
+        let mut ranks = options.ranks.clone().zip(&options.computes).map(start).collect::<Result<Vec<_>, _>>()?;
         drop(loaded);
         let mut warnings = Vec::new();
         for load in loads {
@@ -104,7 +123,7 @@ impl Ranks {
         self.ranks.iter().for_each(|rank| rank.seat.leave());
     }
 
-    /// Gives a step to all ranks, behind those that they have. `done` is called once for each, on its thread.
+    /// Gives a step to all ranks, behind those that they have. `done` is called once for each, on a thread of its own.
     ///
     /// # Errors
     /// [`Error::RankStopped`] if a rank will never answer.
@@ -121,7 +140,7 @@ impl Ranks {
 // === impl Rank ===
 
 impl Rank {
-    fn start(options: &RanksOptions, rank: usize, loaded: Loaded) -> Result<Self, Error> {
+    fn start(options: &RanksOptions, rank: usize, compute: &Compute, loaded: Loaded) -> Result<Self, Error> {
         let failed = |problem: String| Error::Threads { rank, problem };
         let pool = ThreadPoolBuilder::new()
             .num_threads((options.threads / options.ranks.len()).max(1))
@@ -129,33 +148,24 @@ impl Rank {
             .build()
             .map_err(|error| failed(error.to_string()))?;
         let (jobs, inbox) = channel::<Job>();
-        let (config, weights) = (options.config.clone(), options.weights.clone());
         let seat = Arc::new(Seat::new(rank, options.world_size));
-        let collective = Arc::clone(&seat) as Arc<dyn Collective>;
-        let leaver = Leaver(Arc::clone(&seat));
+        let waiter = Waiter::start(&seat).map_err(|error| failed(error.to_string()))?;
+        let (options, compute, leaver) = (options.clone(), *compute, Leaver(Arc::clone(&seat)));
         let work = move || {
-            let _leaver = leaver;
-            let Some(model) = load(&pool, &config, &weights, collective, &loaded) else { return };
-            drop(loaded);
-            for Job { batch, done } in inbox {
-                done(rank, pool.install(|| model.forward(&batch)));
-            }
+            let collective = Arc::clone(&leaver.0) as Arc<dyn Collective>;
+            let load = || Model::load(&options.config, &options.weights, collective, &compute);
+            let Some(model) = report(pool.install(load), loaded) else { return };
+            waiter.serve(inbox, |batch| pool.install(|| model.submit(batch)));
         };
-        let thread = std::thread::Builder::new().name(format!("rank-{rank}")).spawn(work);
+        let thread = Builder::new().name(format!("rank-{rank}")).spawn(work);
         let thread = thread.map_err(|error| failed(error.to_string()))?;
         Ok(Self { seat, jobs: Some(jobs), thread: Some(thread) })
     }
 }
 
-fn load(
-    pool: &ThreadPool,
-    config: &Config,
-    weights: &[PathBuf],
-    collective: Arc<dyn Collective>,
-    loaded: &Loaded,
-) -> Option<Model> {
-    // who waits for the others' shares may have given up
-    match pool.install(|| Model::load(config, weights, collective)) {
+/// Tells how loading went; who waits for the others' shares may have given up.
+fn report(load: Result<(Model, Vec<String>), model::Error>, loaded: Loaded) -> Option<Model> {
+    match load {
         Ok((model, warnings)) => {
             let _ = loaded.send(Ok(warnings));
             Some(model)
@@ -163,6 +173,45 @@ fn load(
         Err(error) => {
             let _ = loaded.send(Err(error));
             None
+        }
+    }
+}
+
+// === impl Waiter ===
+
+impl Waiter {
+    fn start(seat: &Arc<Seat>) -> std::io::Result<Self> {
+        let (steps, inbox) = channel::<Step>();
+        let (rank, leaver) = (seat.rank(), Leaver(Arc::clone(seat)));
+        let wait = move || {
+            let _leaver = leaver;
+            for (step, done) in inbox {
+                done(rank, step.and_then(Pending::wait));
+            }
+        };
+        let thread = Builder::new().name(format!("rank-{rank}-wait")).spawn(wait)?;
+        Ok(Self { seat: Arc::clone(seat), steps: Some(steps), thread: Some(thread) })
+    }
+
+    /// Submits what comes and waits for it on the other thread, until no more comes or that thread has stopped.
+    fn serve(self, inbox: Receiver<Job>, submit: impl Fn(&PackedBatch) -> Result<Pending, model::Error>) {
+        let Some(steps) = &self.steps else { return };
+        for Job { batch, done } in inbox {
+            if steps.send((submit(&batch), done)).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Waiter {
+    /// The rank is over. Its steps end before the model that they were submitted to, also when its thread panics.
+    fn drop(&mut self) {
+        self.steps = None;
+        self.seat.leave();
+        if let Some(thread) = self.thread.take() {
+            // a panic has been reported where it happened
+            let _ = thread.join();
         }
     }
 }
@@ -183,3 +232,6 @@ impl Drop for Rank {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use collective::{Collective, Solo, threads};
-use model::{Config, PackedBatch, PartialLogit};
+use model::{Compute, Config, PackedBatch, PartialLogit};
 
 use crate::{Error, Ranks, RanksOptions};
 
@@ -16,16 +16,27 @@ pub struct ReplicaOptions {
     pub config: Config,
     /// Its safetensors files.
     pub weights: Vec<PathBuf>,
-    /// The number of ranks.
-    pub tensor_parallel: usize,
     /// Threads that compute, over all ranks; at least one a rank.
     pub threads: usize,
+    /// Where each rank computes, and in which numbers: as many as there are ranks.
+    pub computes: Vec<Compute>,
 }
 
 /// Ranks that compute every step together.
 pub struct Replica {
     ranks: Ranks,
 }
+
+/// A step that was given to the ranks.
+pub struct Step {
+    sequences: usize,
+    inbox: Receiver<Answer>,
+    /// What has been taken out of the inbox.
+    answers: Vec<Answer>,
+}
+
+/// What a rank computed.
+type Answer = (usize, Result<Vec<PartialLogit>, model::Error>);
 
 /// The score of each sequence of a step, or why it has none.
 pub type Scores = Vec<Result<f32, Disagreement>>;
@@ -60,15 +71,11 @@ impl Replica {
     /// # Errors
     /// If the model cannot be split like this or cannot be loaded.
     pub fn load(options: &ReplicaOptions) -> Result<Self, Error> {
-        let ReplicaOptions { config, weights, tensor_parallel, threads } = options.clone();
-        let ranks = Ranks::load(&RanksOptions {
-            config,
-            weights,
-            ranks: 0..tensor_parallel,
-            world_size: tensor_parallel,
-            threads,
-        })?;
-        ranks.take_seats(over_threads(tensor_parallel));
+        let ReplicaOptions { config, weights, threads, computes } = options.clone();
+        let world_size = computes.len();
+        let ranks = 0..world_size;
+        let ranks = Ranks::load(&RanksOptions { config, weights, ranks, world_size, threads, computes })?;
+        ranks.take_seats(over_threads(world_size));
         Ok(Self { ranks })
     }
 
@@ -77,21 +84,39 @@ impl Replica {
         self.ranks.warnings()
     }
 
-    /// Computes a step on all ranks and adds their partial logits up in rank order.
+    /// Gives a step to all ranks, behind those that they have. Two at a time keep a device busy; more only wait.
     ///
     /// # Errors
-    /// If a rank could not compute the step, or has stopped. The replica is of no use after that.
-    pub fn run(&mut self, batch: PackedBatch) -> Result<Scores, Error> {
+    /// If a rank has stopped. The replica is of no use after that.
+    pub fn submit(&mut self, batch: PackedBatch) -> Result<Step, Error> {
         let sequences = batch.ends.len();
         let (sender, inbox) = channel();
         let done = Arc::new(move |rank, answer| {
-            // who asked waits for all
+            // who asked may have given up
             let _ = sender.send((rank, answer));
         });
         self.ranks.compute(&Arc::new(batch), &(done as crate::ranks::Done))?;
+        Ok(Step { sequences, inbox, answers: Vec::new() })
+    }
+
+    /// Computes a step: [`submit`](Self::submit) and [`collect`](Self::collect).
+    ///
+    /// # Errors
+    /// Those of the two.
+    pub fn run(&mut self, batch: PackedBatch) -> Result<Scores, Error> {
+        let step = self.submit(batch)?;
+        self.collect(step)
+    }
+
+    /// Waits for a step and adds the ranks' partial logits up in rank order.
+    ///
+    /// # Errors
+    /// If a rank could not compute the step, or has stopped. The replica is of no use after that.
+    pub fn collect(&mut self, step: Step) -> Result<Scores, Error> {
+        let Step { sequences, inbox, answers: before } = step;
         let mut answers = vec![None; self.ranks.numbers().len()];
         let mut failure = None;
-        for (rank, answer) in inbox {
+        for (rank, answer) in before.into_iter().chain(inbox) {
             match answer {
                 Ok(partial_logits) => answers[rank] = Some(partial_logits),
                 Err(error) => {
@@ -109,6 +134,22 @@ impl Replica {
         let all = answers.into_iter().enumerate().map(|(rank, answer)| answer.ok_or(Error::RankStopped(rank)));
         let all = all.collect::<Result<Vec<_>, _>>()?;
         Ok((0..sequences).map(|sequence| add_up(&all, sequence)).collect())
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// Whether [`Replica::collect`] would not wait for it.
+    pub fn is_done(&mut self) -> bool {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(answer) => self.answers.push(answer),
+                Err(TryRecvError::Disconnected) => return true,
+                // the others may wait for a rank that failed
+                Err(TryRecvError::Empty) => return self.answers.iter().any(|(_, answer)| answer.is_err()),
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use model::{PackedBatch, Packer};
+use model::{Compute, PackedBatch, Packer};
 use shard::{Replica, ReplicaOptions};
 
 use crate::checkpoint::{HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, LAYERS};
@@ -27,8 +27,8 @@ pub(crate) fn bench(model: &OnDisk, workloads: &[Workload]) {
     let options = ReplicaOptions {
         config: model.config.clone(),
         weights: model.weights.clone(),
-        tensor_parallel: 1,
         threads: THREADS,
+        computes: vec![Compute::default()],
     };
     let mut replica = Replica::load(&options).expect("the checkpoint loads");
     let bare = Bare::new();

@@ -118,14 +118,19 @@ impl Config {
 
     /// The number of parameters of the whole model, score head included.
     pub fn parameters(&self) -> usize {
+        self.parameters_of_rank(1)
+    }
+
+    /// The number of parameters that each of so many ranks holds: embedding and norms are whole on every rank.
+    pub fn parameters_of_rank(&self, world_size: usize) -> usize {
         let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let norms = match self.architecture {
             Architecture::Gemma2 => 4 * self.hidden,
             Architecture::Llama => 2 * self.hidden,
             Architecture::Qwen3 => 2 * self.hidden + 2 * self.head_dim,
         };
-        let layer = self.hidden * (2 * queries + 2 * keys + 3 * self.intermediate) + norms;
-        self.vocab * self.hidden + self.layers() * layer + 2 * self.hidden
+        let split = self.hidden * (2 * queries + 2 * keys + 3 * self.intermediate) / world_size;
+        self.vocab * self.hidden + self.layers() * (split + norms) + self.hidden + self.hidden / world_size
     }
 
     /// Multiplications and additions of the matmuls for one token that passes through every layer, attention aside.

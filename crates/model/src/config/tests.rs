@@ -134,6 +134,9 @@ fn the_27b_is_read_as_published() {
     );
     // Gemma-2-27B has 27,227,128,320, to which the score head adds one row
     assert_eq!(config.parameters(), 27_227_128_320 + 4608);
+    // two ranks hold the embedding, four norms a layer and the last one twice
+    let whole = 256_000 * 4608 + 46 * 4 * 4608 + 4608;
+    assert_eq!(2 * config.parameters_of_rank(2), config.parameters() + whole);
     assert_eq!(config.layers(), 46);
     assert!((config.matmul_flops_per_token() / 52.1e9 - 1.0).abs() < 1e-3);
 }

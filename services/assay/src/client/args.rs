@@ -38,7 +38,7 @@ pub(crate) struct TlsArgs {
 #[command(
     next_help_heading = "Scores from a gateway",
     group(ArgGroup::new("local").multiple(true).conflicts_with("endpoint")
-        .args(["tensor_parallel", "threads", "max_batch_tokens", "revision"]))
+        .args(["tensor_parallel", "device", "dtype", "threads", "max_batch_tokens", "revision"]))
 )]
 pub(crate) struct Remote {
     /// Have the scores computed by the gateway at http://host:port, https://host:port or host:port. When it goes away

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 
-use crate::args::{HubArgs, ModelArgs};
+use crate::args::{ComputeArgs, HubArgs, ModelArgs};
 use crate::settings::RankRange;
 
 /// Start a gateway and replicas of one model, all in this process
@@ -14,6 +14,10 @@ use crate::settings::RankRange;
 ///
 ///   assay up --model Skywork/Skywork-Reward-Llama-3.1-8B-v0.2
 ///   assay score --endpoint http://127.0.0.1:50051 --input conversations.jsonl
+///
+/// On four GPUs, two copies of two ranks, the first on GPUs 0 and 1 and the second on 2 and 3:
+///
+///   assay up --model Skywork/Skywork-Reward-Gemma-2-27B-v0.2 --device cuda --tensor-parallel 2 --replicas 2
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Up {
@@ -31,6 +35,9 @@ pub(crate) struct Up {
     /// Split each copy over this many ranks (threads)
     #[arg(long, default_value = "1", value_name = "N")]
     pub(crate) tensor_parallel: NonZeroUsize,
+
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
 
     /// Where clients reach the gateway
     #[arg(long, default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
@@ -99,6 +106,10 @@ pub(crate) struct Gateway {
 ///   assay shard --model /models/reward --replica a --tensor-parallel 2 --ranks 0..1 --listen 10.0.0.5:50061 ...
 ///   assay shard --model /models/reward --replica a --tensor-parallel 2 --ranks 1..2 --listen 10.0.0.6:50061 ...
 ///
+/// On GPUs a rank has one of its own: the second of two ranks on GPU 1 of its machine is
+///
+///   assay shard --model /models/reward --replica a --tensor-parallel 2 --ranks 1..2 --device cuda:1 ...
+///
 /// Settings come from --config, and flags go over it. `assay config show shard` prints all settings with their defaults.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
@@ -127,6 +138,9 @@ pub(crate) struct Shard {
     /// The number of ranks of the replica
     #[arg(long, value_name = "N")]
     pub(crate) tensor_parallel: Option<NonZeroUsize>,
+
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
 
     /// The address that others are told [default: where it listens]
     #[arg(long, value_name = "HOST:PORT")]

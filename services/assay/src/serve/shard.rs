@@ -49,6 +49,7 @@ fn settings(args: &args::Shard, log: Option<&str>) -> Result<ShardSettings> {
     super::set(&mut settings.model, args.model.as_ref());
     super::set(&mut settings.replica, args.replica.as_ref());
     super::set(&mut settings.tensor_parallel, args.tensor_parallel.as_ref());
+    super::set(&mut settings.device, args.compute.device.as_ref());
     super::set(&mut settings.max_batch_tokens, args.max_batch_tokens.as_ref());
     super::set(&mut settings.generation, args.generation.as_ref());
     super::set(&mut settings.listen, args.ports.listen.as_ref());
@@ -58,6 +59,7 @@ fn settings(args: &args::Shard, log: Option<&str>) -> Result<ShardSettings> {
     settings.name = args.name.clone().or(settings.name);
     settings.ranks = args.ranks.clone().or(settings.ranks);
     settings.advertise = args.advertise.clone().or(settings.advertise);
+    settings.dtype = args.compute.dtype.or(settings.dtype);
     settings.threads = args.threads.or(settings.threads);
     settings.check()?;
     // what is advertised is dialed, and nobody reaches this worker there

@@ -15,8 +15,8 @@ use tonic::service::Routes;
 use super::Process;
 use super::args::Up;
 use super::gateway::{public_network, serve};
-use crate::opened::Located;
-use crate::settings::{GatewaySettings, ShardSettings, cores, default_name, served};
+use crate::opened::{Located, check_here};
+use crate::settings::{Devices, GatewaySettings, ShardSettings, cores, default_name, served};
 
 /// Runs the command.
 pub(crate) fn run(args: &Up, log: Option<&str>) -> Result<ExitCode> {
@@ -27,8 +27,9 @@ pub(crate) fn run(args: &Up, log: Option<&str>) -> Result<ExitCode> {
     super::set(&mut settings.telemetry.log, log.map(str::to_owned).as_ref());
     let process = Process::start("assay-up", &settings.telemetry)?;
     process.run(async |process| {
+        let replicas = replicas(args)?;
         let located = Located::find(&args.model.choice())?;
-        let workers = workers(args, &located)?;
+        let workers = workers(&replicas, &located)?;
         let name = args.name.clone().unwrap_or_else(|| default_name(&args.model.model));
         let budget = args.max_batch_tokens.get();
         let served = served(located.open()?, name, args.max_length.map(usize::from), budget)?;
@@ -68,24 +69,37 @@ pub(crate) fn run(args: &Up, log: Option<&str>) -> Result<ExitCode> {
     })
 }
 
-/// What each replica is.
-fn workers(args: &Up, located: &Located) -> Result<Vec<shard::WorkerOptions>> {
-    let threads = args.threads.map_or_else(cores, usize::from);
-    let worker = |number: usize| {
-        let settings = ShardSettings {
+/// What each replica is told.
+fn replicas(args: &Up) -> Result<Vec<ShardSettings>> {
+    let threads = args.threads.map_or_else(cores, usize::from) / args.replicas;
+    let (ranks, step_tokens) = (args.tensor_parallel.get(), args.max_batch_tokens.get());
+    let devices = args.compute.device.clone().unwrap_or_default();
+    let devices = devices.of_replicas(args.replicas.get(), ranks)?;
+    let replica = |(number, device): (usize, Devices)| {
+        check_here(&device.computes(args.compute.dtype, ranks, step_tokens)?)?;
+        Ok(ShardSettings {
             model: args.model.model.clone(),
             name: args.name.clone(),
             replica: format!("replica-{number}"),
             tensor_parallel: args.tensor_parallel,
-            threads: (threads / args.replicas).try_into().ok().or(Some(std::num::NonZeroUsize::MIN)),
+            device,
+            dtype: args.compute.dtype,
+            threads: threads.try_into().ok().or(Some(std::num::NonZeroUsize::MIN)),
             max_batch_tokens: args.max_batch_tokens,
             ..ShardSettings::default()
-        };
+        })
+    };
+    devices.into_iter().enumerate().map(replica).collect()
+}
+
+/// What each replica is.
+fn workers(replicas: &[ShardSettings], located: &Located) -> Result<Vec<shard::WorkerOptions>> {
+    let worker = |settings: &ShardSettings| {
         let mut options = settings.options_for(located)?;
         options.advertise = Some(options.replica.clone());
         Ok(options)
     };
-    (0..args.replicas.get()).map(worker).collect()
+    replicas.iter().map(worker).collect()
 }
 
 type Ended = Option<Result<Result<(), Error>, tokio::task::JoinError>>;

@@ -1,6 +1,7 @@
 //! Settings of the services: one TOML file for each, flags over the file, and what they say resolved once. A key that
 //! nobody knows is an error, and no bad value is replaced by a default.
 
+mod device;
 mod gateway;
 mod shard;
 
@@ -15,6 +16,7 @@ use service::config::duration;
 use service::telemetry::{Format, Telemetry};
 use service::tls::{ClientTls, ServerTls};
 
+pub(crate) use self::device::{Devices, DtypeName};
 pub(crate) use self::gateway::{GatewaySettings, ServedSettings, default_name, served};
 pub(crate) use self::shard::{RankRange, ShardSettings, cores};
 

@@ -5,15 +5,16 @@ use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use model::Compute;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use service::config::duration;
 use shard::plan::Allowance;
 use shard::{Patience, RanksOptions, WorkerOptions};
 
 use super::gateway::{STEP_TOKENS, default_name};
-use super::{InnerTls, RegistrySettings, TelemetrySettings};
+use super::{Devices, DtypeName, InnerTls, RegistrySettings, TelemetrySettings};
 use crate::args::HubArgs;
-use crate::opened::{Located, ModelChoice};
+use crate::opened::{Located, ModelChoice, check_here};
 
 /// A shard worker's settings.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -29,6 +30,11 @@ pub(crate) struct ShardSettings {
     pub(crate) ranks: Option<RankRange>,
     /// The number of ranks of the replica.
     pub(crate) tensor_parallel: NonZeroUsize,
+    /// Where these ranks compute: cpu, cuda (one rank after the other on GPUs 0, 1, ...), cuda:N (on N, N + 1, ...) or
+    /// cuda:N,M,... (a GPU for each rank).
+    pub(crate) device: Devices,
+    /// The numbers of weights and activations: f32, bf16 or f16; by default f32 on the CPU and bf16 on GPUs.
+    pub(crate) dtype: Option<DtypeName>,
     /// Where gateways and other workers reach it.
     pub(crate) listen: String,
     /// The address that it tells them; by default where it listens.
@@ -83,6 +89,8 @@ impl Default for ShardSettings {
             replica: "replica-0".to_owned(),
             ranks: None,
             tensor_parallel: NonZeroUsize::MIN,
+            device: Devices::default(),
+            dtype: None,
             listen: "127.0.0.1:50061".to_owned(),
             advertise: None,
             http: String::new(),
@@ -140,6 +148,7 @@ impl ShardSettings {
         let (ranks, world_size) = (self.ranks(), self.tensor_parallel);
         let Range { start, end } = ranks;
         ensure!(end <= world_size.get(), "ranks {start}..{end} are not in a replica of {world_size} ranks");
+        self.computes()?;
         ensure!(
             self.patience.heartbeat < self.patience.silence,
             "patience: silence must be longer than heartbeat, or everybody is gone at once"
@@ -151,17 +160,24 @@ impl ShardSettings {
         self.ranks.clone().map_or(0..self.tensor_parallel.get(), |ranks| ranks.0)
     }
 
+    /// Where each of these ranks computes, and in which numbers.
+    fn computes(&self) -> Result<Vec<Compute>> {
+        self.device.computes(self.dtype, self.ranks().len(), self.max_batch_tokens.get())
+    }
+
     /// What the worker is: the model is found, and read but for its weights.
     pub(crate) fn options(&self, hub: &HubArgs) -> Result<WorkerOptions> {
         self.check()?;
+        check_here(&self.computes()?)?;
         let located = Located::find(&ModelChoice { model: self.model.clone(), hub: hub.options() })?;
         self.options_for(&located)
     }
 
     /// What a worker is that computes this model.
     pub(crate) fn options_for(&self, located: &Located) -> Result<WorkerOptions> {
-        let world_size = self.tensor_parallel.get();
+        let (world_size, computes) = (self.tensor_parallel.get(), self.computes()?);
         located.config.check_world_size(world_size)?;
+        let fingerprint = located.fingerprint(&computes, world_size)?.to_string();
         let PatienceSettings { heartbeat, silence, forming, step, drain } = self.patience;
         let defaults = Patience::default();
         let allowance = Allowance { least: step, ..defaults.allowance };
@@ -174,9 +190,10 @@ impl ShardSettings {
                 ranks: self.ranks(),
                 world_size,
                 threads: self.threads.map_or_else(cores, usize::from),
+                computes,
             },
             generation: self.generation,
-            fingerprint: located.fingerprint(world_size)?.to_string(),
+            fingerprint,
             text_digest: located.checkpoint.text_digest()?.to_string(),
             step_tokens: self.max_batch_tokens.get(),
             advertise: self.advertise.clone(),

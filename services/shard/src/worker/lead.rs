@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use collective::Session;
 use discovery::Claim;
-use model::{Packer, PartialLogit};
+use model::{Device, PackedBatch, Packer, PartialLogit};
 use proto::Message as _;
 use proto::shard::v1::{EpochRecord, RankState};
 use tokio::sync::mpsc;
@@ -16,12 +16,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use super::crew::{Crew, News};
 use super::lines::Lines;
 use super::server::{Arrival, Door};
-use super::{Context, Local, Locals, Reason};
+use super::{Context, Local, Locals, Reason, WorkerOptions};
 use crate::leader::{Action, Ending, Event, Leader, Partials, Settings, Work};
-use crate::metrics;
 use crate::plan::{self, Stamp};
+use crate::{RanksOptions, metrics};
 
-/// Tokens of the step that begins an epoch.
+/// Tokens of the step that begins an epoch on CPUs.
 const PROBE: usize = 32;
 /// What gateways and ranks may have said before the leader listens.
 const INBOX: usize = 1024;
@@ -98,14 +98,14 @@ impl<'a, 'b> Epoch<'a, 'b> {
             self.meet().await?;
             self.probe().await
         };
-        let took = tokio::select! {
-            took = formed => took?,
+        let probe = tokio::select! {
+            probe = formed => probe?,
             () = stop.cancelled() => return Ok(()),
         };
         tracing::info!(epoch = self.number, replica = self.context.options.replica, "the replica serves");
         self.context.set_state(RankState::Serving, self.number);
         self.door.serve();
-        Serving::new(self, took).run().await
+        Serving::new(self, probe).run().await
     }
 
     /// Waits until every rank has its worker.
@@ -135,14 +135,13 @@ impl<'a, 'b> Epoch<'a, 'b> {
         timeout(patience.forming, seated).await.map_err(|_| "not all workers met the others".to_owned())?
     }
 
-    /// Has all ranks compute one small step, before anybody relies on them. Says how long it took.
-    async fn probe(&mut self) -> Result<Duration, Reason> {
-        let vocab = self.context.options.ranks.config.vocab;
-        let mut packer = Packer::default();
-        packer.push((0..PROBE).map(|token| (token % vocab) as u32).collect());
+    /// Has all ranks compute one step, before anybody relies on them. Says of how many tokens, and how long it took.
+    async fn probe(&mut self) -> Result<(usize, Duration), Reason> {
+        let batch = probe(&self.context.options);
+        let tokens = batch.tokens.len();
         let stamp = Stamp { step: 0, ..self.first_stamp() };
         let start = Instant::now();
-        self.compute(&Work { stamp, batch: Arc::new(packer.pack()), trace: None })?;
+        self.compute(&Work { stamp, batch: Arc::new(batch), trace: None })?;
         let allowance = self.context.options.patience.allowance;
         let most = allowance.least.as_secs_f64() + allowance.factor * PROBE as f64 / allowance.slowest;
         let most = Duration::try_from_secs_f64(most).unwrap_or(Duration::MAX);
@@ -174,7 +173,7 @@ impl<'a, 'b> Epoch<'a, 'b> {
         if let Some(rank) = checksums.position(|checksum| checksum != Some(first)) {
             return Err(format!("ranks 0 and {} computed different rows in the first step", rank + 1));
         }
-        Ok(start.elapsed())
+        Ok((tokens, start.elapsed()))
     }
 
     fn first_stamp(&self) -> Stamp {
@@ -185,6 +184,22 @@ impl<'a, 'b> Epoch<'a, 'b> {
         self.crew.compute(work)?;
         self.locals.compute(work).map_err(|error| error.to_string())
     }
+}
+
+/// The step that begins an epoch: a small one on CPUs, on GPUs as large as any, so that it is known before anybody relies
+/// on them that their memory holds it.
+fn probe(options: &WorkerOptions) -> PackedBatch {
+    let RanksOptions { config, computes, .. } = &options.ranks;
+    let tokens = match computes.iter().all(|compute| compute.device == Device::Cpu) {
+        true => PROBE.min(options.step_tokens),
+        false => options.step_tokens,
+    };
+    let mut packer = Packer::default();
+    for first in (0..tokens).step_by(config.max_positions) {
+        let last = tokens.min(first + config.max_positions);
+        packer.push((first..last).map(|token| (token % config.vocab) as u32).collect());
+    }
+    packer.pack()
 }
 
 /// What a rank of this process computed, as of any rank.
@@ -203,7 +218,7 @@ fn host_of(address: &str) -> String {
 // === impl Serving ===
 
 impl<'a, 'b> Serving<'a, 'b> {
-    fn new(epoch: Epoch<'a, 'b>, probe: Duration) -> Self {
+    fn new(epoch: Epoch<'a, 'b>, probe: (usize, Duration)) -> Self {
         let options = &epoch.context.options;
         let settings = Settings {
             plan: plan::Settings::new(options.step_tokens),
@@ -214,7 +229,7 @@ impl<'a, 'b> Serving<'a, 'b> {
         };
         let (sender, events) = mpsc::channel(INBOX);
         let lines = Lines::new(epoch.started);
-        let leader = Leader::new(settings, Some((PROBE, probe)));
+        let leader = Leader::new(settings, Some(probe));
         Self { epoch, leader, lines, events, sender, draining: false }
     }
 

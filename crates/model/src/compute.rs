@@ -1,0 +1,138 @@
+//! Where a rank computes, in which numbers, and what of that cannot be.
+
+use std::fmt;
+
+use crate::config::{Architecture, Config};
+use crate::error::{Error, Result};
+
+/// Where a rank computes, and in which numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compute {
+    /// Where.
+    pub device: Device,
+    /// The numbers of weights and of what goes between the matmuls.
+    pub dtype: Dtype,
+    /// The most tokens of a step: memory is planned for it.
+    pub step_tokens: usize,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The cores of this machine.
+    Cpu,
+    /// The NVIDIA GPU with this ordinal.
+    Cuda(usize),
+}
+
+/// A kind of floating-point numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32 bits.
+    F32,
+    /// 16 bits, the range ends at 65504.
+    F16,
+    /// 16 bits, the range of f32.
+    Bf16,
+}
+
+// === impl Compute ===
+
+impl Compute {
+    /// A place to compute; without a dtype in f32 on a CPU, in bf16 on a GPU.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device knows no such numbers; it says what would do.
+    pub fn new(device: Device, dtype: Option<Dtype>, step_tokens: usize) -> Result<Self> {
+        let usual = match device {
+            Device::Cpu => Dtype::F32,
+            Device::Cuda(_) => Dtype::Bf16,
+        };
+        let compute = Self { device, dtype: dtype.unwrap_or(usual), step_tokens };
+        compute.check_dtype()?;
+        Ok(compute)
+    }
+
+    /// Refuses what the device or the model's range of numbers does not allow, on whichever machine.
+    ///
+    /// # Errors
+    /// [`Error::Device`], which says what would do.
+    pub fn check(&self, config: &Config) -> Result<()> {
+        self.check_dtype()?;
+        check_range(self.dtype, config.architecture)
+    }
+
+    /// Refuses what this build or this machine does not have.
+    ///
+    /// # Errors
+    /// [`Error::Device`], which says how to get it.
+    pub fn check_here(&self) -> Result<()> {
+        match self.device {
+            Device::Cpu => Ok(()),
+            Device::Cuda(_) => Err(Error::without_cuda()),
+        }
+    }
+
+    fn check_dtype(&self) -> Result<()> {
+        match (self.device, self.dtype) {
+            (Device::Cpu, Dtype::F16 | Dtype::Bf16) => Err(Error::Device(format!(
+                "a CPU computes in f32 only, not in {}: choose dtype f32, or device cuda",
+                self.dtype
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Gemma-2's residual stream grows beyond the largest f16 in the middle of the model.
+fn check_range(dtype: Dtype, architecture: Architecture) -> Result<()> {
+    match (dtype, architecture) {
+        (Dtype::F16, Architecture::Gemma2) => Err(Error::Device(
+            "Gemma-2's activations are beyond the range of f16, which ends at 65504: choose dtype bf16 or f32".into(),
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl Default for Compute {
+    /// The CPU, with steps of any size.
+    fn default() -> Self {
+        Self { device: Device::Cpu, dtype: Dtype::F32, step_tokens: usize::MAX }
+    }
+}
+
+// === impl Device ===
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+// === impl Dtype ===
+
+impl Dtype {
+    /// Bytes of a number.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

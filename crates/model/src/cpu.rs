@@ -1,0 +1,110 @@
+//! The forward pass on the CPU, in f32: a step goes through the layers in blocks of rows, on the threads of the calling
+//! rayon pool, and is computed when it is submitted.
+
+use candle_core::{Device, Tensor};
+
+use crate::architectures::{gemma2, llama, qwen3};
+use crate::batch::PackedBatch;
+use crate::config::{Architecture, Config};
+use crate::error::Result;
+use crate::forward::{Forward, Pending};
+use crate::layers::{Embedding, Head, Layer, Loader, PartialLogit, Step};
+use crate::ops::{self, KvPool, Norm, RopeTable};
+use crate::plan::{Rows, StepPlan};
+
+/// One rank of a model.
+pub(crate) struct CpuModel {
+    embedding: Embedding,
+    layers: Vec<Box<dyn Layer>>,
+    final_norm: Norm,
+    head: Head,
+    inverse_frequencies: Vec<f32>,
+    /// Width of this rank's keys: kv_heads x head_dim / world size.
+    key_width: usize,
+    block_rows: usize,
+}
+
+type LoadLayer = fn(&Loader<'_>, usize) -> Result<Box<dyn Layer>>;
+
+// === impl CpuModel ===
+
+impl CpuModel {
+    /// Loads the share of the loader's rank.
+    ///
+    /// # Errors
+    /// If a tensor is missing or unfit.
+    pub(crate) fn load(loader: &Loader<'_>) -> Result<Self> {
+        let (config, world_size) = (loader.config, loader.world_size());
+        let (embedding, final_norm, layer): (_, _, LoadLayer) = match config.architecture {
+            Architecture::Gemma2 => (gemma2::embedding(loader)?, gemma2::final_norm(loader)?, gemma2::layer),
+            Architecture::Llama => (llama::embedding(loader)?, llama::final_norm(loader)?, llama::layer),
+            Architecture::Qwen3 => (qwen3::embedding(loader)?, qwen3::final_norm(loader)?, qwen3::layer),
+        };
+        Ok(Self {
+            embedding,
+            final_norm,
+            layers: (0..config.layers()).map(|number| layer(loader, number)).collect::<Result<_>>()?,
+            head: loader.head()?,
+            inverse_frequencies: ops::inverse_frequencies(&config.rope, config.head_dim),
+            key_width: config.kv_heads / world_size * config.head_dim,
+            block_rows: block_rows(config, world_size),
+        })
+    }
+
+    fn forward(&self, batch: &PackedBatch) -> Result<Vec<PartialLogit>> {
+        let plan = StepPlan::new(batch, self.block_rows);
+        let step = Step {
+            rope: RopeTable::new(&self.inverse_frequencies, plan.positions),
+            pool: KvPool::new(batch.tokens.len(), self.key_width, &Device::Cpu)?,
+            runs: &plan.runs,
+        };
+        let mut blocks = self.embed(batch, &plan.blocks)?; // (rows, hidden) each
+        let Some((last, inner)) = self.layers.split_last() else { return Ok(Vec::new()) };
+        for layer in inner {
+            self.keys_values(layer.as_ref(), &blocks, &plan.blocks, &step)?;
+            for (h, rows) in blocks.iter_mut().zip(&plan.blocks) {
+                *h = layer.forward(h, rows, &step)?;
+            }
+        }
+        self.keys_values(last.as_ref(), &blocks, &plan.blocks, &step)?;
+        let mut partial_logits = Vec::new();
+        for rows in &plan.pooled {
+            let h = last.forward(&gather(&blocks, &plan.blocks, rows)?, rows, &step)?; // (pooled rows, hidden)
+            partial_logits.extend(self.head.forward(&ops::rms_norm(&h, &self.final_norm)?)?);
+        }
+        Ok(plan.pooled_row.iter().map(|&row| partial_logits[row]).collect())
+    }
+
+    fn embed(&self, batch: &PackedBatch, blocks: &[Rows]) -> Result<Vec<Tensor>> {
+        let tokens = |rows: &Rows| &batch.tokens[rows.first()..rows.first() + rows.positions.len()];
+        blocks.iter().map(|rows| self.embedding.forward(tokens(rows))).collect()
+    }
+
+    fn keys_values(&self, layer: &dyn Layer, blocks: &[Tensor], plans: &[Rows], step: &Step<'_>) -> Result<()> {
+        blocks.iter().zip(plans).try_for_each(|(h, rows)| layer.keys_values(h, rows, step))
+    }
+}
+
+impl Forward for CpuModel {
+    fn submit(&self, batch: &PackedBatch) -> Result<Pending> {
+        self.forward(batch).map(Pending::ready)
+    }
+}
+
+/// Rows that go through a layer together: few enough that the MLP's intermediates stay in the cache, many enough that
+/// the matmul runs at full speed.
+fn block_rows(config: &Config, world_size: usize) -> usize {
+    const INTERMEDIATE_VALUES: usize = 4 << 20;
+    (INTERMEDIATE_VALUES / (2 * config.intermediate / world_size)).clamp(64, 512)
+}
+
+/// The pooled rows of the residual stream, `[pooled rows, hidden]`.
+fn gather(blocks: &[Tensor], plans: &[Rows], pooled: &Rows) -> Result<Tensor> {
+    let row = |&source: &u32| {
+        let source = source as usize;
+        let block = plans.partition_point(|rows| rows.first() <= source) - 1;
+        blocks[block].narrow(0, source - plans[block].first(), 1)
+    };
+    let rows: Vec<Tensor> = pooled.sources.iter().map(row).collect::<candle_core::Result<_>>()?;
+    Ok(Tensor::cat(&rows, 0)?)
+}

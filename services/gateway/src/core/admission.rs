@@ -108,6 +108,8 @@ const SOONEST: Duration = Duration::from_millis(50);
 const LATEST: Duration = Duration::from_secs(60);
 /// How many seconds of work the speed is an average of.
 const MEMORY: f64 = 5.0;
+/// How many seconds of work it takes to believe in a speed.
+const SETTLED: f64 = 1.0;
 
 // === impl Scope ===
 
@@ -216,6 +218,11 @@ impl DrainRate {
     /// Tokens a second; None before the first.
     pub(crate) fn per_second(&self) -> Option<f64> {
         (self.tokens > 0.0 && self.busy_seconds > 0.0).then(|| self.tokens / self.busy_seconds)
+    }
+
+    /// Whether it was measured for long enough to refuse work by it: after a start the first small steps say little.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.busy_seconds >= SETTLED
     }
 
     /// How long so many tokens take, if that is known.

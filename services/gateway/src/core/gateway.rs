@@ -193,7 +193,8 @@ impl Gateway {
         }
         let sent = self.fleet.tokens();
         let all = sent + self.queue.tokens();
-        let late = |tokens: u64| self.rate.time_for(tokens as f64).filter(|&wait| wait > left);
+        let known = |tokens: u64| if self.rate.is_settled() { self.rate.time_for(tokens as f64) } else { None };
+        let late = |tokens: u64| known(tokens).filter(|&wait| wait > left);
         if all == 0 || late(all + tokens).is_none() {
             return Ok(());
         }

@@ -102,3 +102,15 @@ fn refusals_are_sentences() {
     let refusal = Refusal::TooLong { item: 3, tokens: 9000, limit: 8192 };
     assert_eq!(refusal.to_string(), "a conversation of item 3 has 9000 tokens, at most 8192 can be computed");
 }
+
+#[test]
+fn a_speed_is_believed_after_a_second_of_work() {
+    let mut rate = DrainRate::default();
+    rate.advance(Time::new(Duration::from_millis(500)), true);
+    rate.record(1);
+    assert!(rate.per_second().is_some() && !rate.is_settled());
+    rate.advance(Time::new(Duration::from_secs(60)), false);
+    assert!(!rate.is_settled(), "idle time says nothing");
+    rate.advance(Time::new(Duration::from_secs(61)), true);
+    assert!(rate.is_settled());
+}

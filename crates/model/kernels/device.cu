@@ -1,3 +1,10 @@
-// What nvcc compiles: all kernels, one translation unit.
+// The kernels for GPUs, one translation unit.
+#include "kernels.h"
 
-extern "C" __global__ void nothing() {}
+extern __shared__ __align__(16) char shared[];
+
+// 256 threads at most: the compiler may use as many registers as that leaves
+#define KERNEL(name, Args, function) \
+    extern "C" __global__ void __launch_bounds__(256) name(const __grid_constant__ Args args) { function(args, shared); }
+
+KERNELS(KERNEL)

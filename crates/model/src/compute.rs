@@ -23,6 +23,9 @@ pub enum Device {
     Cpu,
     /// The NVIDIA GPU with this ordinal.
     Cuda(usize),
+    /// The GPU's forward pass played by the CPU, kernel for kernel: slow, for tests.
+    #[cfg(feature = "host-kernels")]
+    HostKernels,
 }
 
 /// A kind of floating-point numbers.
@@ -46,7 +49,7 @@ impl Compute {
     pub fn new(device: Device, dtype: Option<Dtype>, step_tokens: usize) -> Result<Self> {
         let usual = match device {
             Device::Cpu => Dtype::F32,
-            Device::Cuda(_) => Dtype::Bf16,
+            _ => Dtype::Bf16,
         };
         let compute = Self { device, dtype: dtype.unwrap_or(usual), step_tokens };
         compute.check_dtype()?;
@@ -68,8 +71,11 @@ impl Compute {
     /// [`Error::Device`], which says how to get it.
     pub fn check_here(&self) -> Result<()> {
         match self.device {
-            Device::Cpu => Ok(()),
+            #[cfg(not(feature = "cuda"))]
             Device::Cuda(_) => Err(Error::without_cuda()),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => crate::device::cuda::Gpu::open(ordinal).map(drop),
+            _ => Ok(()),
         }
     }
 
@@ -108,6 +114,8 @@ impl fmt::Display for Device {
         match self {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            #[cfg(feature = "host-kernels")]
+            Self::HostKernels => f.write_str("host-kernels"),
         }
     }
 }

@@ -10,6 +10,8 @@ mod batch;
 mod compute;
 mod config;
 mod cpu;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+mod device;
 mod error;
 mod forward;
 mod layers;
@@ -19,6 +21,8 @@ mod plan;
 #[cfg(test)]
 #[path = "../build/ptxas/mod.rs"]
 mod ptxas;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+pub mod trial;
 mod weights;
 
 use std::path::PathBuf;
@@ -67,6 +71,9 @@ impl Model {
         let loader = Loader { config, weights: &weights, collective };
         let forward: Box<dyn Forward> = match compute.device {
             Device::Cpu => Box::new(CpuModel::load(&loader)?),
+            #[cfg(any(feature = "cuda", feature = "host-kernels"))]
+            _ => device::load(&loader, compute)?,
+            #[cfg(not(any(feature = "cuda", feature = "host-kernels")))]
             Device::Cuda(_) => return Err(Error::without_cuda()),
         };
         let unused = weights.unused().into_iter().map(|name| format!("tensor {name} is not used by this model"));

@@ -5,7 +5,12 @@ use std::sync::OnceLock;
 use candle_core::Tensor;
 
 use crate::compute::{Compute, Device};
-use crate::error::{Error, Result};
+use crate::config::Config;
+#[cfg(feature = "cuda")]
+use crate::device::cuda::CudaDevice;
+#[cfg(not(feature = "cuda"))]
+use crate::error::Error;
+use crate::error::Result;
 use crate::ops;
 
 /// Grows whenever a change of the code may change the bits of a score on the CPU.
@@ -17,14 +22,24 @@ const KERNELS: u32 = 1;
 ///
 /// # Errors
 /// If the device is not there, or the tensor library refuses a small matmul.
-pub fn numerics(compute: &Compute, world_size: usize) -> Result<String> {
+pub fn numerics(config: &Config, compute: &Compute, world_size: usize) -> Result<String> {
+    compute.check(config)?;
     compute.check_here()?;
     match compute.device {
         Device::Cpu => {
             let (dtype, lanes, matmul) = (compute.dtype, ops::lanes(), matmul_probe()?);
             Ok(format!("cpu {dtype} lanes={lanes} matmul={matmul:08x} tp={world_size} kernels={KERNELS}"))
         }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(ordinal) => {
+            let device = CudaDevice::open(ordinal, compute.dtype, std::sync::Arc::new(collective::Solo))?;
+            let device = device.numerics(&crate::device::matrix_shapes(config, world_size))?;
+            Ok(format!("{device} tp={world_size}"))
+        }
+        #[cfg(not(feature = "cuda"))]
         Device::Cuda(_) => Err(Error::without_cuda()),
+        #[cfg(feature = "host-kernels")]
+        Device::HostKernels => Ok(format!("host-kernels {} tp={world_size}", compute.dtype)),
     }
 }
 

@@ -79,7 +79,7 @@ pub(crate) fn numerics(config: &Config, computes: &[Compute], world_size: usize)
     let mut lines = Vec::new();
     for compute in computes {
         compute.check(config)?;
-        lines.push((compute.device, model::numerics(compute, world_size)?));
+        lines.push((compute.device, model::numerics(config, compute, world_size)?));
     }
     let Some((first, line)) = lines.first() else { bail!("a replica has ranks") };
     if let Some((device, other)) = lines.iter().find(|(_, other)| other != line) {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
 
 use collective::{Collective, Seat};
 use model::{Compute, Config, Model, PackedBatch, PartialLogit, Pending};
@@ -153,14 +154,24 @@ impl Rank {
         let (options, compute, leaver) = (options.clone(), *compute, Leaver(Arc::clone(&seat)));
         let work = move || {
             let collective = Arc::clone(&leaver.0) as Arc<dyn Collective>;
+            let started = Instant::now();
             let load = || Model::load(&options.config, &options.weights, collective, &compute);
             let Some(model) = report(pool.install(load), loaded) else { return };
+            tell_rate(&options, rank, &compute, started);
             waiter.serve(inbox, |batch| pool.install(|| model.submit(batch)));
         };
         let thread = Builder::new().name(format!("rank-{rank}")).spawn(work);
         let thread = thread.map_err(|error| failed(error.to_string()))?;
         Ok(Self { seat, jobs: Some(jobs), thread: Some(thread) })
     }
+}
+
+/// How fast the weights came: what to look at when starting takes long.
+fn tell_rate(options: &RanksOptions, rank: usize, compute: &Compute, started: Instant) {
+    let bytes = options.config.parameters_of_rank(options.world_size) * compute.dtype.size();
+    let (gigabytes, seconds) = (bytes as f64 / 1e9, started.elapsed().as_secs_f64());
+    let (device, rate) = (compute.device, gigabytes / seconds.max(1e-9));
+    tracing::info!(rank, %device, "loaded {gigabytes:.2} GB of weights in {seconds:.1} s, {rate:.2} GB/s");
 }
 
 /// Tells how loading went; who waits for the others' shares may have given up.

@@ -30,7 +30,7 @@ fn a_cpu_computes_in_f32_and_a_gpu_usually_in_bf16() {
         let compute = Compute { dtype: wrong, ..Compute::default() };
         assert_eq!(compute.check(&config("Llama", "llama")).unwrap_err().to_string(), said);
     }
-    let line = numerics(&Compute::default(), 2).unwrap();
+    let line = numerics(&config("Llama", "llama"), &Compute::default(), 2).unwrap();
     assert!(line.starts_with("cpu f32 lanes=") && line.contains(" tp=2 "), "{line}");
 }
 
@@ -40,7 +40,7 @@ fn a_build_without_cuda_says_how_to_get_one_with_it() {
     let compute = Compute::new(Device::Cuda(0), None, 8).unwrap();
     let said = "this assay was built without CUDA: build it with `make cuda`";
     assert_eq!(compute.check_here().unwrap_err().to_string(), said);
-    assert_eq!(numerics(&compute, 1).unwrap_err().to_string(), said);
+    assert_eq!(numerics(&config("Llama", "llama"), &compute, 1).unwrap_err().to_string(), said);
 }
 
 #[test]

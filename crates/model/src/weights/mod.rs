@@ -5,6 +5,8 @@
 //! finite is an error that names the tensor and the file.
 
 mod file;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+mod stored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -34,7 +36,7 @@ pub(crate) struct Slice<'a> {
 }
 
 /// Bytes that are read from a file before they are converted: large enough to keep a disk busy, small beside a model.
-const PANEL_BYTES: usize = 8 << 20;
+pub(crate) const PANEL_BYTES: usize = 8 << 20;
 /// Bytes of one positioned read; a panel is read in parallel.
 const READ_BYTES: usize = 1 << 20;
 /// Side of the square that is transposed at a time: a cache line of f32.

@@ -1,0 +1,154 @@
+//! The forward pass for devices with a memory of their own: buffers that are planned at load, kernels that are launched
+//! one after another on one queue, and no wait within a step.
+//!
+//! [`Device`] is what a device can do; a GPU implements it with CUDA, and the CPU plays it for tests. [`DeviceModel`] is
+//! the model on it, [`kernels`] the launches, [`plan`] a step as the kernels read it, and [`checks`] holds every kernel
+//! against float64.
+
+pub(crate) mod checks;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+mod flight;
+pub(crate) mod hash;
+#[cfg(feature = "host-kernels")]
+pub(crate) mod host;
+pub(crate) mod kernels;
+pub(crate) mod layers;
+pub(crate) mod loader;
+mod memory;
+mod model;
+pub(crate) mod numbers;
+mod plan;
+mod reduce;
+mod room;
+mod shape;
+pub(crate) mod timed;
+
+use std::sync::Arc;
+
+use collective::RowSplit;
+
+pub(crate) use self::loader::Source;
+pub(crate) use self::memory::{Address, Memory};
+pub(crate) use self::model::DeviceModel;
+pub(crate) use self::shape::matrix_shapes;
+use crate::compute::{Compute, Device as Place, Dtype};
+use crate::error::{Error, Result};
+use crate::forward::Forward;
+use crate::layers::Loader;
+
+/// Loads a rank's share of a checkpoint to the device that `compute` names.
+///
+/// # Errors
+/// If the device is not there, does not fit the model, or has not the memory; or a tensor is missing or unfit.
+pub(crate) fn load(loader: &Loader<'_>, compute: &Compute) -> Result<Box<dyn Forward>> {
+    let collective = Arc::clone(&loader.collective);
+    let device: Box<dyn Device> = match compute.device {
+        #[cfg(feature = "cuda")]
+        Place::Cuda(ordinal) => Box::new(cuda::CudaDevice::open(ordinal, compute.dtype, collective)?),
+        #[cfg(feature = "host-kernels")]
+        Place::HostKernels => Box::new(host::HostDevice::new(compute.dtype, collective)),
+        _ => return Err(Error::without_cuda()),
+    };
+    let model = DeviceModel::load(loader.config, loader.weights, device, compute.step_tokens)?;
+    Ok(Box::new(Arc::new(model)))
+}
+
+/// A matrix of weights, [out, in], in the device's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Matrix {
+    pub(crate) weight: Address,
+    pub(crate) output: usize,
+    pub(crate) input: usize,
+}
+
+/// Writes bytes to where it is told.
+pub(crate) type Read<'a> = &'a mut dyn FnMut(&mut [u8]) -> Result<()>;
+
+/// One launch of a kernel.
+pub(crate) struct Launch<'a> {
+    pub(crate) kernel: &'a str,
+    pub(crate) grid: [usize; 2],
+    pub(crate) threads: usize,
+    /// Bytes of shared memory.
+    pub(crate) shared: usize,
+    /// The fields of the kernel's arguments, in order.
+    pub(crate) arguments: &'a [u64],
+}
+
+/// A device with a memory and a queue. All but `download` and `Slot::wait` only enqueue; the queue keeps the order.
+pub(crate) trait Device: Send + Sync {
+    /// The numbers it computes with.
+    fn dtype(&self) -> Dtype;
+
+    fn allocate(&self, bytes: usize) -> Result<Memory>;
+
+    /// Copies to the device; `bytes` may be reused at once.
+    fn upload(&self, to: Address, bytes: &[u8]) -> Result<()>;
+
+    /// Copies `len` bytes to the device that `read` writes where it is told: weights on their way from a file.
+    fn upload_read(&self, to: Address, len: usize, read: Read<'_>) -> Result<()>;
+
+    /// Waits for everything, then copies from the device.
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()>;
+
+    /// Copies within the device.
+    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<()>;
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<()>;
+
+    /// `out` [rows, matrix.output] = `x` [rows, matrix.input] times the matrix transposed. A row of the result has the
+    /// same bits whatever the number of rows.
+    fn matmul(&self, matrix: &Matrix, x: Address, rows: usize, out: Address) -> Result<()>;
+
+    /// Finds out how matrices of these shapes, [output, input], are multiplied: before memory is short.
+    fn prepare(&self, shapes: &[(usize, usize)]) -> Result<()>;
+
+    /// Bytes that may be allocated, if that is known.
+    fn free_memory(&self) -> Result<Option<usize>>;
+
+    /// A place for what goes to the device and comes back in one step.
+    fn slot(&self, sizes: SlotSizes) -> Result<Box<dyn Slot>>;
+
+    /// This rank, and how many there are.
+    fn place(&self) -> (usize, usize);
+
+    /// `x` becomes its sum over both ranks, rounded once. For two ranks only: there the order of the sum is no choice.
+    fn all_reduce(&self, x: Address, count: usize) -> Result<()>;
+
+    /// Each rank sends the others their rows of its `partial` [split.rows(), width], and receives all partial rows of its
+    /// own, [world size][own rows, width], in rank order.
+    fn exchange(&self, partial: Address, received: Address, split: RowSplit, width: usize) -> Result<()>;
+
+    /// Each rank's own rows of `whole` [split.rows(), width] go to all.
+    fn all_gather(&self, whole: Address, split: RowSplit, width: usize) -> Result<()>;
+}
+
+/// Bytes of a slot, in each direction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SlotSizes {
+    pub(crate) upload: usize,
+    pub(crate) download: usize,
+}
+
+/// Memory on both sides for one step's plan and its results.
+pub(crate) trait Slot: Send {
+    /// Where the plan lies on the device.
+    fn plan(&self) -> Address;
+
+    /// Where the results go on the device.
+    fn results(&self) -> Address;
+
+    /// Enqueues the copy of a plan to the device.
+    fn send(&mut self, plan: &[u8]) -> Result<()>;
+
+    /// Enqueues the copy of the first `bytes` of the results from the device.
+    fn receive(&mut self, bytes: usize) -> Result<()>;
+
+    /// Waits for the results.
+    fn wait(&mut self) -> Result<&[u8]>;
+}
+
+#[cfg(test)]
+#[cfg(feature = "host-kernels")]
+mod tests;

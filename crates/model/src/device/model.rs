@@ -1,0 +1,313 @@
+//! A rank of a model on a device: its weights, the room that a step needs, and the forward pass.
+
+use std::sync::Arc;
+
+use super::flight::Flights;
+use super::kernels::{Attention, Embed, Gated, Gather, Head, Kernels, Norm, Rope, RopeTable};
+use super::layers::{DeviceLayer, DeviceWeights};
+use super::loader::{DeviceLoader, Source};
+use super::plan::{DevicePlan, PlanAddresses};
+use super::reduce::{Join, Reduction};
+use super::room::{Room, check_memory};
+use super::shape::{Shape, matrix_shapes};
+use super::{Address, Device, Memory, Slot};
+use crate::batch::PackedBatch;
+use crate::config::{Activation, Config};
+use crate::error::Result;
+use crate::forward::{Forward, Pending};
+
+/// One rank of a reward model on a device.
+pub(crate) struct DeviceModel {
+    shape: Shape,
+    weights: DeviceWeights,
+    room: Room,
+    flights: Flights,
+    _memories: Vec<Memory>,
+    /// Last: what is above lies in its memory.
+    device: Box<dyn Device>,
+}
+
+// === impl DeviceModel ===
+
+impl DeviceModel {
+    /// Loads this rank's share of a checkpoint and makes room for steps of `step_tokens` tokens.
+    ///
+    /// # Errors
+    /// If the kernels do not fit the model, a tensor is missing or unfit, or the device's memory does not suffice.
+    pub(crate) fn load<'a>(
+        config: &Config,
+        source: impl Into<Source<'a>>,
+        device: Box<dyn Device>,
+        step_tokens: usize,
+    ) -> Result<Self> {
+        let shape = Shape::new(config, &*device)?;
+        device.prepare(&matrix_shapes(config, device.place().1))?;
+        check_memory(&shape, &*device, step_tokens)?;
+        let (weights, memories) = DeviceLoader::new(config, source.into(), &*device).load()?;
+        Self::with_weights(shape, (weights, memories), device, step_tokens)
+    }
+
+    fn with_weights(
+        shape: Shape,
+        (weights, mut memories): (DeviceWeights, Vec<Memory>),
+        device: Box<dyn Device>,
+        step_tokens: usize,
+    ) -> Result<Self> {
+        let (room, memory) = Room::new(&shape, &*device, step_tokens)?;
+        memories.push(memory);
+        let flights = Flights::new(&*device, step_tokens)?;
+        Ok(Self { shape, weights, room, flights, _memories: memories, device })
+    }
+
+    pub(crate) fn device(&self) -> &dyn Device {
+        &*self.device
+    }
+
+    pub(crate) fn layers(&self) -> &[DeviceLayer] {
+        &self.weights.layers
+    }
+
+    fn kernels(&self) -> Kernels<'_> {
+        Kernels { device: &*self.device }
+    }
+
+    fn reduction(&self) -> Reduction<'_> {
+        let (hidden, eps) = (self.shape.config.hidden, f64::from(self.shape.config.norm_eps));
+        Reduction { kernels: self.kernels(), hidden, eps, received: self.room.received }
+    }
+
+    fn enqueue(&self, plan: &DevicePlan, slot: &mut dyn Slot) -> Result<()> {
+        slot.send(&plan.bytes())?;
+        let at = plan.at(slot.plan());
+        self.begin(plan, &at)?;
+        let Some((last, inner)) = self.weights.layers.split_last() else { return Ok(()) };
+        for (layer, next) in inner.iter().zip(self.weights.layers.iter().skip(1)) {
+            self.attend(layer, plan, &at)?;
+            let joined = self.join_attention(layer, plan.rows, self.room.h, self.room.x);
+            self.reduction().join(&joined)?;
+            self.feed_forward(layer, plan.rows, self.room.x)?;
+            let joined = self.join_mlp(layer, plan.rows, self.room.h, self.room.x);
+            self.reduction().join(&Join { weight: next.norms.before_attention, ..joined })?;
+        }
+        self.finish(last, plan, (&at, slot.results()))?;
+        slot.receive(plan.pooled * 12)
+    }
+
+    /// The embedding, its norm, and the tables of the positions' angles.
+    fn begin(&self, plan: &DevicePlan, at: &PlanAddresses) -> Result<()> {
+        let (config, room, kernels) = (&self.shape.config, &self.room, self.kernels());
+        let hidden = config.hidden;
+        let embed = Embed {
+            tokens: at.tokens,
+            weight: self.weights.embedding,
+            out: room.partial,
+            hidden,
+            scale: self.shape.embedding_scale,
+        };
+        kernels.embed(&embed, plan.rows)?;
+        let Some(first) = self.weights.layers.first() else { return Ok(()) };
+        let none = Address::NONE;
+        let norm = Norm {
+            x: room.partial,
+            parts: 1,
+            part_stride: 0,
+            residual: none,
+            residual_out: none,
+            branch_weight: none,
+            weight: first.norms.before_attention,
+            out: room.x,
+            hidden,
+            eps: f64::from(config.norm_eps),
+        };
+        kernels.norm(&norm, plan.rows)?;
+        let own = self.reduction().own(plan.rows);
+        let bytes = |rows: usize| rows * hidden * self.device.dtype().size();
+        self.device.copy(room.partial + bytes(own.start), room.h, bytes(own.len()))?;
+        for (positions, table, rows) in
+            [(at.positions, room.table, plan.rows), (at.pooled_positions, room.pooled_table, plan.pooled)]
+        {
+            let inverse_frequencies = self.weights.inverse_frequencies;
+            let pairs = config.head_dim / 2;
+            kernels.rope_table(&RopeTable { positions, inverse_frequencies, table, pairs }, rows)?;
+        }
+        Ok(())
+    }
+
+    /// The attention branch of all rows, up to this rank's part of its output.
+    fn attend(&self, layer: &DeviceLayer, plan: &DevicePlan, at: &PlanAddresses) -> Result<()> {
+        let (shape, room) = (&self.shape, &self.room);
+        let width = shape.query_width + 2 * shape.key_width;
+        let size = self.device.dtype().size();
+        let keys = room.projected + shape.query_width * size;
+        self.device.matmul(&layer.queries_keys_values, room.x, plan.rows, room.projected)?;
+        self.rotate(room.projected, width, (shape.heads, layer.norms.query), (room.table, plan.rows))?;
+        self.rotate(keys, width, (shape.kv_heads, layer.norms.key), (room.table, plan.rows))?;
+        let attention = Attention {
+            queries: room.projected,
+            query_stride: width,
+            keys,
+            values: keys + shape.key_width * size,
+            key_stride: width,
+            tiles: at.tiles,
+            ..self.attention(layer, at)
+        };
+        self.kernels().attention(&attention, plan.tiles, shape.heads)?;
+        self.device.matmul(&layer.output, room.context, plan.rows, room.partial)
+    }
+
+    /// What attention is told whatever the rows.
+    fn attention(&self, layer: &DeviceLayer, at: &PlanAddresses) -> Attention {
+        let (shape, config) = (&self.shape, &self.shape.config);
+        Attention {
+            queries: Address::NONE,
+            query_stride: 0,
+            keys: Address::NONE,
+            values: Address::NONE,
+            key_stride: 0,
+            out: self.room.context,
+            out_stride: shape.query_width,
+            tiles: Address::NONE,
+            segments: at.segments,
+            head_dim: config.head_dim,
+            group: shape.heads / shape.kv_heads,
+            scale: config.attention_scale,
+            soft_cap: config.soft_cap.unwrap_or(0.0),
+            window: layer.window,
+        }
+    }
+
+    /// Turns heads according to their rows' positions.
+    fn rotate(
+        &self,
+        x: Address,
+        stride: usize,
+        (heads, weight): (usize, Address),
+        (table, rows): (Address, usize),
+    ) -> Result<()> {
+        let config = &self.shape.config;
+        let (head_dim, eps) = (config.head_dim, f64::from(config.norm_eps));
+        self.kernels().rope(&Rope { x, stride, table, heads, head_dim, weight, eps }, rows)
+    }
+
+    /// The MLP of `x`, up to this rank's part of its output.
+    fn feed_forward(&self, layer: &DeviceLayer, rows: usize, x: Address) -> Result<()> {
+        let (room, width) = (&self.room, self.shape.intermediate);
+        self.device.matmul(&layer.gate_up, x, rows, room.wide)?;
+        let gelu = self.shape.config.activation == Activation::GeluTanh;
+        self.kernels().gated(&Gated { gate_up: room.wide, out: room.activated, width, gelu }, rows)?;
+        self.device.matmul(&layer.down, room.activated, rows, room.partial)
+    }
+
+    fn join_attention(&self, layer: &DeviceLayer, rows: usize, h: Address, x: Address) -> Join {
+        Join {
+            rows,
+            partial: self.room.partial,
+            residual: h,
+            residual_out: h,
+            branch_weight: layer.norms.after_attention,
+            weight: layer.norms.before_mlp,
+            out: x,
+        }
+    }
+
+    /// Without the weight of the norm that follows.
+    fn join_mlp(&self, layer: &DeviceLayer, rows: usize, h: Address, x: Address) -> Join {
+        let weight = Address::NONE;
+        Join { branch_weight: layer.norms.after_mlp, weight, ..self.join_attention(layer, rows, h, x) }
+    }
+
+    /// The last layer and the head: keys and values of all rows, everything else for the pooled rows only.
+    fn finish(&self, layer: &DeviceLayer, plan: &DevicePlan, at: (&PlanAddresses, Address)) -> Result<()> {
+        let (room, reduction, (at, results)) = (&self.room, self.reduction(), at);
+        self.attend_pooled(layer, plan, at)?;
+        // x has been read: the pooled rows of the residual go there, and from here on the two change places
+        let (h, x) = (room.x, room.h);
+        self.pool_residual(plan, at, (room.h, h))?;
+        let pooled = plan.pooled;
+        self.device.matmul(&layer.output, room.context, pooled, room.partial)?;
+        reduction.join(&self.join_attention(layer, pooled, h, x))?;
+        self.feed_forward(layer, pooled, x)?;
+        let joined = Join { weight: self.weights.final_norm, ..self.join_mlp(layer, pooled, h, x) };
+        let norm = Norm { residual_out: Address::NONE, ..reduction.join_whole(&joined, x)? };
+        let shape = &self.shape;
+        let first = shape.config.hidden * shape.rank / shape.world_size;
+        let columns = shape.config.hidden * (shape.rank + 1) / shape.world_size - first;
+        let (checksums, logits) = (results, results + pooled * 8);
+        let head = Head { weight: self.weights.head, first, columns, logits, checksums };
+        self.kernels().head(&norm, &head, pooled)
+    }
+
+    fn attend_pooled(&self, layer: &DeviceLayer, plan: &DevicePlan, at: &PlanAddresses) -> Result<()> {
+        let (shape, room) = (&self.shape, &self.room);
+        let size = self.device.dtype().size();
+        let (queries, keys_values) = layer.split_queries(shape.query_width, size);
+        let width = 2 * shape.key_width;
+        self.device.matmul(&keys_values, room.x, plan.rows, room.projected)?;
+        self.rotate(room.projected, width, (shape.kv_heads, layer.norms.key), (room.table, plan.rows))?;
+        let hidden = shape.config.hidden;
+        let gather = Gather {
+            x: room.x,
+            rows: at.pooled_rows,
+            out: room.partial,
+            width: hidden,
+            stride: hidden,
+            first: 0,
+            end: plan.rows,
+        };
+        self.kernels().gather(&gather, plan.pooled)?;
+        self.device.matmul(&queries, room.partial, plan.pooled, room.wide)?;
+        let pooled = (room.pooled_table, plan.pooled);
+        self.rotate(room.wide, shape.query_width, (shape.heads, layer.norms.query), pooled)?;
+        let attention = Attention {
+            queries: room.wide,
+            query_stride: shape.query_width,
+            keys: room.projected,
+            values: room.projected + shape.key_width * size,
+            key_stride: width,
+            tiles: at.pooled_tiles,
+            ..self.attention(layer, at)
+        };
+        self.kernels().attention(&attention, plan.pooled, shape.heads)
+    }
+
+    /// The pooled rows of the residual. Where it is split by rows each rank brings those that it holds, and zeros, so
+    /// that the sum is exact.
+    fn pool_residual(&self, plan: &DevicePlan, at: &PlanAddresses, (from, to): (Address, Address)) -> Result<()> {
+        let (reduction, hidden) = (self.reduction(), self.shape.config.hidden);
+        let own = reduction.own(plan.rows);
+        let out = if reduction.splits_rows() { self.room.partial } else { to };
+        let (first, end) = (own.start, own.end);
+        let gather = Gather { x: from, rows: at.pooled_rows, out, width: hidden, stride: hidden, first, end };
+        self.kernels().gather(&gather, plan.pooled)?;
+        if !reduction.splits_rows() {
+            return Ok(());
+        }
+        let none = Address::NONE;
+        reduction.join(&Join {
+            rows: plan.pooled,
+            partial: out,
+            residual: none,
+            residual_out: to,
+            branch_weight: none,
+            weight: none,
+            out: none,
+        })
+    }
+}
+
+impl Drop for DeviceModel {
+    fn drop(&mut self) {
+        self.flights.finish_all();
+    }
+}
+
+impl Forward for Arc<DeviceModel> {
+    fn submit(&self, batch: &PackedBatch) -> Result<Pending> {
+        if batch.ends.is_empty() {
+            return Ok(Pending::ready(Vec::new()));
+        }
+        let model = Self::clone(self);
+        let flight = self.flights.start(DevicePlan::new(batch), |plan, slot| self.enqueue(plan, slot))?;
+        Ok(Pending::later(move || model.flights.finish(&flight)))
+    }
+}

@@ -1,0 +1,102 @@
+//! The memory of a step: planned once, so that none is asked for while steps are computed.
+
+use super::flight::IN_FLIGHT;
+use super::plan::DevicePlan;
+use super::shape::{Shape, weight_bytes};
+use super::{Address, Device, Memory};
+use crate::error::{Error, Result};
+
+/// The room for what lies between the kernels of a step, in rows of the widths named.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// hidden: the residual stream.
+    pub(super) h: Address,
+    /// hidden: its norm.
+    pub(super) x: Address,
+    /// hidden: what a branch computes.
+    pub(super) partial: Address,
+    /// queries, keys and values.
+    pub(super) projected: Address,
+    /// queries.
+    pub(super) context: Address,
+    /// gate and up, or queries.
+    pub(super) wide: Address,
+    /// intermediate.
+    pub(super) activated: Address,
+    /// Parts of a rank's own rows, hidden, from all ranks.
+    pub(super) received: Address,
+    /// head_dim, f32.
+    pub(super) table: Address,
+    /// head_dim, f32.
+    pub(super) pooled_table: Address,
+}
+
+/// What NCCL takes for the buffers between ranks, at most.
+const JOINING_BYTES: usize = 1 << 30;
+/// What the driver takes for code, alignment and stacks.
+const SPARE_BYTES: usize = 256 << 20;
+/// Matrices begin where the fastest loads may.
+const ALIGNMENT: usize = 256;
+
+// === impl Room ===
+
+impl Room {
+    pub(super) fn new(shape: &Shape, device: &dyn Device, rows: usize) -> Result<(Self, Memory)> {
+        let (starts, bytes) = Self::plan(shape, device.dtype().size(), rows);
+        let memory = device.allocate(bytes)?;
+        let [h, x, partial, projected, context, wide, activated, received, table, pooled_table] =
+            starts.map(|start| memory.address() + start);
+        let room = Self { h, x, partial, projected, context, wide, activated, received, table, pooled_table };
+        Ok((room, memory))
+    }
+
+    /// Where each part begins, and the bytes of all.
+    fn plan(shape: &Shape, size: usize, rows: usize) -> ([usize; 10], usize) {
+        let config = &shape.config;
+        let hidden = config.hidden * size;
+        // a rank's own rows: one more than an even share at most, from each rank
+        let received = if shape.world_size > 2 { (rows + shape.world_size) * hidden } else { 0 };
+        let sizes = [
+            rows * hidden,
+            rows * hidden,
+            rows * hidden,
+            rows * (shape.query_width + 2 * shape.key_width) * size,
+            rows * shape.query_width * size,
+            rows * (2 * shape.intermediate).max(shape.query_width) * size,
+            rows * shape.intermediate * size,
+            received,
+            rows * config.head_dim * 4,
+            rows * config.head_dim * 4,
+        ];
+        let mut end = 0;
+        let starts = sizes.map(|bytes| {
+            let start = end;
+            end += bytes.next_multiple_of(ALIGNMENT);
+            start
+        });
+        (starts, end)
+    }
+}
+
+/// Refuses a model that would not fit, before it is read.
+pub(super) fn check_memory(shape: &Shape, device: &dyn Device, step_tokens: usize) -> Result<()> {
+    let Some(free) = device.free_memory()? else { return Ok(()) };
+    let weights = weight_bytes(&shape.config, shape.world_size, device.dtype().size());
+    let (_, room) = Room::plan(shape, device.dtype().size(), step_tokens);
+    let plans = DevicePlan::most_bytes(step_tokens);
+    let ranks = if shape.world_size > 1 { JOINING_BYTES } else { 0 };
+    let needed = weights + room + IN_FLIGHT * (plans.upload + plans.download) + ranks + SPARE_BYTES;
+    if needed <= free {
+        return Ok(());
+    }
+    let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+    Err(Error::Device(format!(
+        "this rank needs {:.1} GiB of the GPU's memory, {:.1} GiB are free: weights {:.1} GiB in {}, room for steps of \
+         {step_tokens} tokens {:.1} GiB; more ranks (--tensor-parallel) or smaller steps (--max-batch-tokens) need less",
+        gib(needed),
+        gib(free),
+        gib(weights),
+        device.dtype(),
+        gib(room)
+    )))
+}

@@ -1,0 +1,180 @@
+//! Where the time of a step goes: a device that has every operation of another one timed, when told to.
+//!
+//! A mark lies before and behind each operation on the queue. What is between the marks of one operation is its own,
+//! what is between operations is idle: the queue was empty, or the next one had still to start.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use collective::RowSplit;
+
+use super::{Address, Device, Launch, Matrix, Memory, Read, Slot, SlotSizes};
+use crate::compute::Dtype;
+use crate::error::Result;
+
+/// What an operation is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Matmul,
+    Attention,
+    /// Every other kernel.
+    Pointwise,
+    Copy,
+    Collective,
+}
+
+/// Marks on a device's queue, with the times at which it passes them.
+pub(crate) trait Marks: Send + Sync {
+    /// Puts a mark behind what is enqueued.
+    fn mark(&self) -> Result<()>;
+
+    /// Waits for the last mark; the seconds from the first mark to each. Forgets them all.
+    fn take(&self) -> Result<Vec<f64>>;
+}
+
+/// A device that is watched.
+pub(crate) struct Timed {
+    inner: Box<dyn Device>,
+    marks: Box<dyn Marks>,
+    on: AtomicBool,
+    kinds: Mutex<Vec<Kind>>,
+}
+
+/// An operation's kind, and its beginning and end in seconds.
+pub(crate) type Span = (Kind, f64, f64);
+
+struct TimedSlot {
+    inner: Box<dyn Slot>,
+    timed: Arc<Timed>,
+}
+
+// === impl Timed ===
+
+impl Timed {
+    pub(crate) fn new(inner: Box<dyn Device>, marks: Box<dyn Marks>) -> Self {
+        Self { inner, marks, on: AtomicBool::new(false), kinds: Mutex::default() }
+    }
+
+    /// Waits until everything that is enqueued is done.
+    pub(crate) fn settle(&self) -> Result<()> {
+        self.marks.mark()?;
+        self.marks.take().map(drop)
+    }
+
+    /// The operations of what `work` enqueues on this thread, in order.
+    pub(crate) fn spans(&self, work: impl FnOnce() -> Result<()>) -> Result<Vec<Span>> {
+        self.settle()?;
+        self.on.store(true, Ordering::SeqCst);
+        let worked = work();
+        self.on.store(false, Ordering::SeqCst);
+        let times = self.marks.take()?;
+        let kinds = std::mem::take(&mut *self.kinds.lock().unwrap_or_else(PoisonError::into_inner));
+        worked?;
+        Ok(kinds.into_iter().zip(times.as_chunks::<2>().0).map(|(kind, &[from, to])| (kind, from, to)).collect())
+    }
+
+    fn run(&self, kind: Kind, operation: impl FnOnce(&dyn Device) -> Result<()>) -> Result<()> {
+        self.watch(kind, || operation(&*self.inner))
+    }
+
+    fn watch(&self, kind: Kind, operation: impl FnOnce() -> Result<()>) -> Result<()> {
+        if !self.on.load(Ordering::Relaxed) {
+            return operation();
+        }
+        self.marks.mark()?;
+        operation()?;
+        self.marks.mark()?;
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).push(kind);
+        Ok(())
+    }
+}
+
+impl Device for Arc<Timed> {
+    fn dtype(&self) -> Dtype {
+        self.inner.dtype()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<Memory> {
+        self.inner.allocate(bytes)
+    }
+
+    fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
+        self.run(Kind::Copy, |device| device.upload(to, bytes))
+    }
+
+    fn upload_read(&self, to: Address, len: usize, read: Read<'_>) -> Result<()> {
+        self.inner.upload_read(to, len, read)
+    }
+
+    fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+        self.inner.download(from, bytes)
+    }
+
+    fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<()> {
+        self.run(Kind::Copy, |device| device.copy(from, to, bytes))
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        let attention = launch.kernel.starts_with("attention");
+        let kind = if attention { Kind::Attention } else { Kind::Pointwise };
+        self.run(kind, |device| device.launch(launch))
+    }
+
+    fn matmul(&self, matrix: &Matrix, x: Address, rows: usize, out: Address) -> Result<()> {
+        self.run(Kind::Matmul, |device| device.matmul(matrix, x, rows, out))
+    }
+
+    fn prepare(&self, shapes: &[(usize, usize)]) -> Result<()> {
+        self.inner.prepare(shapes)
+    }
+
+    fn free_memory(&self) -> Result<Option<usize>> {
+        self.inner.free_memory()
+    }
+
+    fn slot(&self, sizes: SlotSizes) -> Result<Box<dyn Slot>> {
+        Ok(Box::new(TimedSlot { inner: self.inner.slot(sizes)?, timed: Self::clone(self) }))
+    }
+
+    fn place(&self) -> (usize, usize) {
+        self.inner.place()
+    }
+
+    fn all_reduce(&self, x: Address, count: usize) -> Result<()> {
+        self.run(Kind::Collective, |device| device.all_reduce(x, count))
+    }
+
+    fn exchange(&self, partial: Address, received: Address, split: RowSplit, width: usize) -> Result<()> {
+        self.run(Kind::Collective, |device| device.exchange(partial, received, split, width))
+    }
+
+    fn all_gather(&self, whole: Address, split: RowSplit, width: usize) -> Result<()> {
+        self.run(Kind::Collective, |device| device.all_gather(whole, split, width))
+    }
+}
+
+// === impl TimedSlot ===
+
+impl Slot for TimedSlot {
+    fn plan(&self) -> Address {
+        self.inner.plan()
+    }
+
+    fn results(&self) -> Address {
+        self.inner.results()
+    }
+
+    fn send(&mut self, plan: &[u8]) -> Result<()> {
+        let Self { inner, timed } = self;
+        timed.watch(Kind::Copy, || inner.send(plan))
+    }
+
+    fn receive(&mut self, bytes: usize) -> Result<()> {
+        let Self { inner, timed } = self;
+        timed.watch(Kind::Copy, || inner.receive(bytes))
+    }
+
+    fn wait(&mut self) -> Result<&[u8]> {
+        self.inner.wait()
+    }
+}

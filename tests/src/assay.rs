@@ -43,6 +43,13 @@ pub(crate) fn binary() -> &'static Path {
         let mut cargo = Command::new(env!("CARGO"));
         cargo.args(["build", "--quiet", "--offline", "--workspace", "--bin", "assay", "--target-dir"]);
         cargo.arg(profile.parent().unwrap()).current_dir(repo_root());
+        if cfg!(feature = "cuda") {
+            cargo.args(["--features", "tests/cuda"]);
+            // as the tests were built; the fakes of tests/gpu bring their own kernels, so a stand-in does as well
+            if !std::env::vars_os().any(|(name, _)| name == "NVCC") {
+                cargo.env("NVCC", repo_root().join("deploy/cuda/nvcc-standin"));
+            }
+        }
         // what cargo tells a test about its own package would count as a change for build scripts that look at it
         let own =
             |name: &std::ffi::OsStr| name.to_str().is_some_and(|name| OWN.iter().any(|own| name.starts_with(own)));
@@ -57,11 +64,25 @@ pub(crate) fn binary() -> &'static Path {
     })
 }
 
-/// The binary with these arguments, and nothing of this process's environment.
+/// The binary with these arguments, and nothing of this process's environment, nor a GPU that this machine may have.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(binary());
     command.args(arguments).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if cfg!(feature = "cuda") {
+        command.env("LD_LIBRARY_PATH", no_driver());
+    }
     command
+}
+
+/// A folder with something in the place of NVIDIA's driver that cannot be loaded.
+fn no_driver() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("no-driver");
+        std::fs::create_dir_all(&folder).unwrap();
+        ["libcuda.so", "libcuda.so.1"].iter().for_each(|name| std::fs::write(folder.join(name), "").unwrap());
+        folder
+    })
 }
 
 /// Runs the binary to its end.

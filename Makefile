@@ -7,7 +7,7 @@ SHELL := bash
 DEMO_MODEL := tests/golden/gemma2-v4
 DEMO_INPUT := docs/model-card.jsonl
 
-.PHONY: help demo cuda test check-cuda bench fmt clean deps
+.PHONY: help demo cuda test check-cuda gpu-trial bench fmt clean deps
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: ## format, lints, licenses and all tests: what CI runs
 
 check-cuda: ## lint everything, what is for GPUs too, with kernels that $NVCC compiles, or a stand-in for it
 	@NVCC="$${NVCC:-$(CURDIR)/deploy/cuda/nvcc-standin}" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
+
+gpu-trial: deps ## make target/gpu-trial.tar.xz, which tries and measures everything on a machine with a GPU
+	@tests/gpu/archive.sh
 
 bench: deps ## measure speed, beside Hugging Face where python3 has torch and transformers
 	@cargo build --release --package assay

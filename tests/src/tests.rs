@@ -16,6 +16,8 @@ mod client;
 mod cluster;
 mod device;
 mod golden;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod gpu;
 mod hub;
 mod inspect;
 mod page;
@@ -25,5 +27,6 @@ mod simulation;
 mod stats;
 mod stream;
 mod tidy;
+mod trial;
 mod up;
 mod worker;

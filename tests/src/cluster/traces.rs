@@ -15,9 +15,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use super::processes::{Cluster, MODEL, Shape, dial};
+use super::processes::{Cluster, Shape, dial};
 use super::turn;
-use crate::assay::{expected, ids};
 
 /// A collector that keeps what it gets: spans, with the service that sent each.
 #[derive(Clone, Default)]
@@ -111,8 +110,7 @@ async fn a_call_is_one_trace_from_the_client_to_every_rank() {
     let shape = Shape { gateways: 1, replicas: 1, tensor_parallel: 2, ranks: vec!["0..1", "1..2"] };
     let mut cluster = Cluster::with_settings(1, &shape, &settings).await;
     let mut client = dial(cluster.endpoint(0)).await.unwrap();
-    let token_ids = wire::TokenIds { ids: ids(&expected(MODEL)[0]) };
-    let item = wire::Item { input: Some(wire::item::Input::TokenIds(token_ids)) };
+    let item = wire::Item { input: Some(wire::item::Input::Text("a conversation to be tokenized".to_owned())) };
     let (of_call, of_stream) = (*b"a trace, a call.", *b"another, streams");
     let score = wire::ScoreRequest { items: vec![item.clone()], options: None };
     client.score(request(score, of_call)).await.unwrap();

@@ -1,0 +1,110 @@
+//! The golden checkpoints: scores against Hugging Face's in float64, by one rank and by two that share the work.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use collective::{Collective, Seat, Solo, threads};
+use model::trial::Trial;
+use model::{Compute, Device, Dtype, PartialLogit};
+use serde_json::json;
+
+use crate::args::Args;
+use crate::checkpoint::{Checkpoint, Row, golden};
+use crate::{report, work};
+
+/// The longest golden conversation is shorter.
+const STEP_TOKENS: usize = 4096;
+const DTYPES: [Dtype; 2] = [Dtype::F32, Dtype::Bf16];
+
+pub(crate) fn alone(args: &Args) -> Result<()> {
+    let device = args.device()?;
+    for (name, checkpoint) in golden(args)? {
+        let rows = checkpoint.rows(args.number("rows")?)?;
+        for dtype in DTYPES {
+            let trial = Trial::prepare(compute(device, dtype), &checkpoint.config, Arc::new(Solo))?;
+            let scores = scores(&[partial_logits(&trial.load(&checkpoint.files)?, &rows)?])?;
+            report::line(&finding((name, dtype), &rows, &scores))?;
+        }
+    }
+    Ok(())
+}
+
+/// Two ranks, a thread each.
+pub(crate) fn two_ranks(args: &Args) -> Result<()> {
+    let devices = args.devices()?;
+    for (name, checkpoint) in golden(args)? {
+        let rows = checkpoint.rows(args.number("rows")?)?;
+        for dtype in DTYPES {
+            let of_ranks = ranks(&devices, dtype, &checkpoint, &rows)?;
+            report::line(&finding((name, dtype), &rows, &scores(&of_ranks)?))?;
+        }
+    }
+    Ok(())
+}
+
+fn compute(device: Device, dtype: Dtype) -> Compute {
+    Compute { device, dtype, step_tokens: STEP_TOKENS }
+}
+
+fn ranks(devices: &[Device], dtype: Dtype, checkpoint: &Checkpoint, rows: &[Row]) -> Result<Vec<Vec<PartialLogit>>> {
+    let seat = |(rank, end)| {
+        let seat = Seat::new(rank, devices.len());
+        seat.take(Arc::new(end));
+        Arc::new(seat)
+    };
+    // they are held until all ranks are done: who leaves ends the work of others
+    let seats: Vec<_> = threads(devices.len()).into_iter().enumerate().map(seat).collect();
+    std::thread::scope(|scope| {
+        let start = |(seat, &device): (&Arc<Seat>, &Device)| {
+            let seat = Arc::clone(seat);
+            scope.spawn(move || {
+                let found = rank(compute(device, dtype), Arc::clone(&seat), checkpoint, rows);
+                found.inspect_err(|_| seat.leave())
+            })
+        };
+        let started: Vec<_> = seats.iter().zip(devices).map(start).collect();
+        let join =
+            |rank: std::thread::ScopedJoinHandle<'_, Result<_>>| rank.join().map_err(|_| anyhow!("a rank panicked"))?;
+        started.into_iter().map(join).collect()
+    })
+}
+
+fn rank(compute: Compute, seat: Arc<Seat>, checkpoint: &Checkpoint, rows: &[Row]) -> Result<Vec<PartialLogit>> {
+    let trial = Trial::prepare(compute, &checkpoint.config, seat as Arc<dyn Collective>)?.load(&checkpoint.files)?;
+    partial_logits(&trial, rows)
+}
+
+fn partial_logits(trial: &Trial, rows: &[Row]) -> Result<Vec<PartialLogit>> {
+    let sequences: Vec<_> = rows.iter().map(|row| row.input_ids.as_slice().into()).collect();
+    let steps = work::steps(&sequences, STEP_TOKENS);
+    let mut found = Vec::new();
+    for step in steps {
+        found.extend(trial.forward(&step)?);
+    }
+    Ok(found)
+}
+
+/// The sums over the ranks, which must agree on every pooled row.
+fn scores(of_ranks: &[Vec<PartialLogit>]) -> Result<Vec<f64>> {
+    let first = of_ranks.first().context("no ranks")?;
+    let score = |i: usize| {
+        let row: Vec<_> = of_ranks.iter().filter_map(|rank| rank.get(i)).collect();
+        let agree = row.iter().all(|partial| Some(partial.checksum) == row.first().map(|first| first.checksum));
+        agree.then(|| f64::from(row.iter().map(|partial| partial.logit).sum::<f32>()))
+    };
+    (0..first.len()).map(|i| score(i).with_context(|| format!("the ranks differ in the row of sequence {i}"))).collect()
+}
+
+fn finding((name, dtype): (&str, Dtype), rows: &[Row], scores: &[f64]) -> serde_json::Value {
+    let rms = |errors: Vec<f64>| (errors.iter().map(|x| x * x).sum::<f64>() / errors.len().max(1) as f64).sqrt();
+    let apart = scores.iter().zip(rows).map(|(score, row)| (score - row.score).abs() / row.score.abs().max(1.0));
+    json!({
+        "checkpoint": name,
+        "dtype": dtype.to_string(),
+        "rows": rows.len(),
+        // NaN is no error of 0
+        "worst": apart.fold(0.0, |worst: f64, x| if x.is_nan() { f64::INFINITY } else { worst.max(x) }).min(f64::MAX),
+        "rms": rms(scores.iter().zip(rows).map(|(score, row)| score - row.score).collect()),
+        "rms_bf16_cpu": rms(rows.iter().map(|row| row.score_bf16 - row.score).collect()),
+    })
+}

@@ -1,6 +1,7 @@
 //! The cluster as people run it: processes of the real binary on loopback, over real etcd nodes, with real faults.
 
 mod bad_input;
+mod fairness;
 mod faults;
 mod load;
 mod processes;

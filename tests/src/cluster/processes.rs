@@ -126,11 +126,11 @@ impl Drop for Process {
 impl Cluster {
     /// Starts etcd, workers and gateways, and waits until every gateway can use every replica.
     pub(crate) async fn start(etcd: usize, shape: &Shape) -> Self {
-        Self::with_settings(etcd, shape, "").await
+        Self::with_settings(etcd, shape, ["", ""]).await
     }
 
-    /// The same with more settings of all workers and gateways.
-    pub(crate) async fn with_settings(etcd: usize, shape: &Shape, settings: &str) -> Self {
+    /// The same with more settings: of all workers and gateways, and of gateways alone.
+    pub(crate) async fn with_settings(etcd: usize, shape: &Shape, [settings, more]: [&str; 2]) -> Self {
         let etcd = EtcdCluster::start(etcd).await;
         let folder = tempfile::tempdir().unwrap();
         let endpoints: Vec<String> = etcd.endpoints().iter().map(|endpoint| format!("{endpoint:?}")).collect();
@@ -153,7 +153,7 @@ impl Cluster {
         let replicas = (0..shape.replicas).map(replica).collect();
         let config = folder.path().join("gateway.toml");
         let routing = "http = \"none\"\n[routing]\nstalled_after = \"5s\"\n";
-        std::fs::write(&config, format!("{routing}{registry}")).unwrap();
+        std::fs::write(&config, format!("{routing}{registry}{more}")).unwrap();
         let ports: Vec<u16> = (0..shape.gateways).map(|_| free_port()).collect();
         let gateway = |(number, port): (usize, &u16)| {
             let config = config.display();

@@ -108,7 +108,7 @@ async fn a_call_is_one_trace_from_the_client_to_every_rank() {
     let collector = Collector::default();
     let settings = format!("[telemetry]\notlp = {:?}\n", collector.serve().await);
     let shape = Shape { gateways: 1, replicas: 1, tensor_parallel: 2, ranks: vec!["0..1", "1..2"] };
-    let mut cluster = Cluster::with_settings(1, &shape, &settings).await;
+    let mut cluster = Cluster::with_settings(1, &shape, [&settings, ""]).await;
     let mut client = dial(cluster.endpoint(0)).await.unwrap();
     let item = wire::Item { input: Some(wire::item::Input::Text("a conversation to be tokenized".to_owned())) };
     let (of_call, of_stream) = (*b"a trace, a call.", *b"another, streams");

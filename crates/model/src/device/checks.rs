@@ -225,19 +225,7 @@ impl Lab<'_> {
         let (x, weight) = (self.draw(10, rows * hidden, 3.0)?, self.draw_f32(11, hidden)?);
         let score = self.draw_f32(12, columns)?;
         let (logits, checksums) = (self.words(&vec![0; rows])?, self.words(&vec![0; 2 * rows])?);
-        let none = Address::NONE;
-        let norm = Norm {
-            x: x.address(),
-            parts: 1,
-            part_stride: 0,
-            residual: none,
-            residual_out: none,
-            branch_weight: none,
-            weight: weight.address(),
-            out: none,
-            hidden,
-            eps: 1e-6,
-        };
+        let norm = Norm { weight: weight.address(), ..Norm::of(x.address(), hidden, 1e-6) };
         let head =
             Head { weight: score.address(), first, columns, logits: logits.address(), checksums: checksums.address() };
         self.kernels().head(&norm, &head, rows)?;

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::plan::DevicePlan;
+use super::plan::{CHECKSUM_BYTES, DevicePlan};
 use super::{Device, Slot};
 use crate::error::{Error, Result};
 use crate::layers::PartialLogit;
@@ -121,7 +121,7 @@ impl Flight {
 
 /// Results of pooled rows, checksums first, to those of sequences.
 fn partial_logits(results: &[u8], pooled: usize, pooled_row: &[usize]) -> Vec<PartialLogit> {
-    let (checksums, logits) = results.split_at(pooled * 8);
+    let (checksums, logits) = results.split_at(pooled * CHECKSUM_BYTES);
     let (checksums, logits) = (checksums.as_chunks::<8>().0, logits.as_chunks::<4>().0);
     let of_row = |&row: &usize| PartialLogit {
         logit: f32::from_ne_bytes(logits[row]),

@@ -125,6 +125,25 @@ pub(crate) fn names(dtype: Dtype) -> Vec<String> {
     names.map(|name| format!("{name}_{dtype}")).chain(["rope_table".to_owned()]).collect()
 }
 
+impl Norm {
+    /// Of one part as it is: what is to be done with it is filled in by the caller.
+    pub(crate) fn of(x: Address, hidden: usize, eps: f64) -> Self {
+        let none = Address::NONE;
+        Self {
+            x,
+            parts: 1,
+            part_stride: 0,
+            residual: none,
+            residual_out: none,
+            branch_weight: none,
+            weight: none,
+            out: none,
+            hidden,
+            eps,
+        }
+    }
+}
+
 /// Launches kernels on a device.
 #[derive(Clone, Copy)]
 pub(crate) struct Kernels<'a> {

@@ -9,7 +9,7 @@ use super::{Address, Device, Matrix, Memory, hash};
 use crate::config::{Architecture, Config};
 use crate::error::{Error, Result};
 use crate::ops;
-use crate::weights::{Slice, Weights};
+use crate::weights::{Slice, Weights, share};
 
 /// Where weights come from.
 #[derive(Clone, Copy)]
@@ -127,7 +127,7 @@ impl<'a> DeviceLoader<'a> {
     /// This rank's part of `size` things that are split evenly.
     fn own(&self, size: usize) -> Range<usize> {
         let (rank, world_size) = self.device.place();
-        size * rank / world_size..size * (rank + 1) / world_size
+        share(size, rank, world_size)
     }
 
     /// Slices of stored matrices, one below another.

@@ -6,7 +6,7 @@ use super::flight::Flights;
 use super::kernels::{Attention, Embed, Gated, Gather, Head, Kernels, Norm, Rope, RopeTable};
 use super::layers::{DeviceLayer, DeviceWeights};
 use super::loader::{DeviceLoader, Source};
-use super::plan::{DevicePlan, PlanAddresses};
+use super::plan::{CHECKSUM_BYTES, DevicePlan, PlanAddresses, RESULT_BYTES};
 use super::reduce::{Join, Reduction};
 use super::room::{Room, check_memory};
 use super::shape::{Shape, matrix_shapes};
@@ -15,6 +15,7 @@ use crate::batch::PackedBatch;
 use crate::config::{Activation, Config};
 use crate::error::Result;
 use crate::forward::{Forward, Pending};
+use crate::weights::share;
 
 /// One rank of a reward model on a device.
 pub(crate) struct DeviceModel {
@@ -90,7 +91,7 @@ impl DeviceModel {
             self.reduction().join(&Join { weight: next.norms.before_attention, ..joined })?;
         }
         self.finish(last, plan, (&at, slot.results()))?;
-        slot.receive(plan.pooled * 12)
+        slot.receive(plan.pooled * RESULT_BYTES)
     }
 
     /// The embedding, its norm, and the tables of the positions' angles.
@@ -106,20 +107,8 @@ impl DeviceModel {
         };
         kernels.embed(&embed, plan.rows)?;
         let Some(first) = self.weights.layers.first() else { return Ok(()) };
-        let none = Address::NONE;
-        let norm = Norm {
-            x: room.partial,
-            parts: 1,
-            part_stride: 0,
-            residual: none,
-            residual_out: none,
-            branch_weight: none,
-            weight: first.norms.before_attention,
-            out: room.x,
-            hidden,
-            eps: f64::from(config.norm_eps),
-        };
-        kernels.norm(&norm, plan.rows)?;
+        let plain = Norm::of(room.partial, hidden, f64::from(config.norm_eps));
+        kernels.norm(&Norm { weight: first.norms.before_attention, out: room.x, ..plain }, plan.rows)?;
         let own = self.reduction().own(plan.rows);
         let bytes = |rows: usize| rows * hidden * self.device.dtype().size();
         self.device.copy(room.partial + bytes(own.start), room.h, bytes(own.len()))?;
@@ -230,10 +219,9 @@ impl DeviceModel {
         let joined = Join { weight: self.weights.final_norm, ..self.join_mlp(layer, pooled, h, x) };
         let norm = Norm { residual_out: Address::NONE, ..reduction.join_whole(&joined, x)? };
         let shape = &self.shape;
-        let first = shape.config.hidden * shape.rank / shape.world_size;
-        let columns = shape.config.hidden * (shape.rank + 1) / shape.world_size - first;
-        let (checksums, logits) = (results, results + pooled * 8);
-        let head = Head { weight: self.weights.head, first, columns, logits, checksums };
+        let own = share(shape.config.hidden, shape.rank, shape.world_size);
+        let (checksums, logits) = (results, results + pooled * CHECKSUM_BYTES);
+        let head = Head { weight: self.weights.head, first: own.start, columns: own.len(), logits, checksums };
         self.kernels().head(&norm, &head, pooled)
     }
 

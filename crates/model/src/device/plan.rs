@@ -42,6 +42,9 @@ pub(crate) struct PlanAddresses {
 
 /// Words of a tile and of a segment: kernels/args.h.
 const RECORD: usize = 4;
+/// Results of a pooled row: the checksums of all rows come first, then the logits.
+pub(crate) const CHECKSUM_BYTES: usize = 8;
+pub(crate) const RESULT_BYTES: usize = CHECKSUM_BYTES + 4;
 /// The most words of a plan for each token of a step: there may be as many tiles, segments and pooled rows as tokens.
 const MOST_WORDS: usize = 3 * RECORD + 4;
 
@@ -113,7 +116,7 @@ impl DevicePlan {
 
     /// The most bytes of a plan of `tokens` tokens, and of its results: a logit and a checksum for each pooled row.
     pub(crate) fn most_bytes(tokens: usize) -> SlotSizes {
-        SlotSizes { upload: tokens * MOST_WORDS * 4, download: tokens * (8 + 4) }
+        SlotSizes { upload: tokens * MOST_WORDS * 4, download: tokens * RESULT_BYTES }
     }
 }
 

@@ -113,16 +113,6 @@ impl Reduction<'_> {
         let last = Norm { residual_out, weight: Address::NONE, ..self.sum(join)? };
         self.kernels.norm(&last, own.len())?;
         self.kernels.device.all_gather(whole, self.split(join.rows), self.hidden)?;
-        let none = Address::NONE;
-        Ok(Norm {
-            x: whole,
-            parts: 1,
-            part_stride: 0,
-            residual: none,
-            residual_out: none,
-            branch_weight: none,
-            weight: join.weight,
-            ..last
-        })
+        Ok(Norm { weight: join.weight, ..Norm::of(whole, self.hidden, self.eps) })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::flight::IN_FLIGHT;
 use super::plan::DevicePlan;
-use super::shape::{Shape, weight_bytes};
+use super::shape::Shape;
 use super::{Address, Device, Memory};
 use crate::error::{Error, Result};
 
@@ -81,7 +81,8 @@ impl Room {
 /// Refuses a model that would not fit, before it is read.
 pub(super) fn check_memory(shape: &Shape, device: &dyn Device, step_tokens: usize) -> Result<()> {
     let Some(free) = device.free_memory()? else { return Ok(()) };
-    let weights = weight_bytes(&shape.config, shape.world_size, device.dtype().size());
+    // the norms are held in f32 and counted with the rest: the spare bytes are more than that
+    let weights = shape.config.parameters_of_rank(shape.world_size) * device.dtype().size();
     let (_, room) = Room::plan(shape, device.dtype().size(), step_tokens);
     let plans = DevicePlan::most_bytes(step_tokens);
     let ranks = if shape.world_size > 1 { JOINING_BYTES } else { 0 };

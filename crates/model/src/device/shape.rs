@@ -60,11 +60,3 @@ pub(crate) fn matrix_shapes(config: &Config, world_size: usize) -> [(usize, usiz
         (hidden, intermediate),
     ]
 }
-
-/// Bytes of this rank's weights: matrices in `size` bytes a number, norms, head and frequencies in f32.
-pub(super) fn weight_bytes(config: &Config, world_size: usize, size: usize) -> usize {
-    let [fused, _, _, output, gate_up, down] = matrix_shapes(config, world_size).map(|(output, input)| output * input);
-    let matrices = config.vocab * config.hidden + config.layers() * (fused + output + gate_up + down);
-    let vectors = config.layers() * (4 * config.hidden + 2 * config.head_dim) + 2 * config.hidden + config.head_dim;
-    matrices * size + vectors * 4
-}

@@ -10,7 +10,7 @@ use super::{Embedding, Head, Linear};
 use crate::config::Config;
 use crate::error::Result;
 use crate::ops::Norm;
-use crate::weights::{Slice, Weights};
+use crate::weights::{Slice, Weights, share};
 
 /// A checkpoint, as one rank sees it.
 pub(crate) struct Loader<'a> {
@@ -28,8 +28,7 @@ impl Loader<'_> {
 
     /// This rank's part of `size` things that are split evenly.
     fn own(&self, size: usize) -> Range<usize> {
-        let (rank, world_size) = (self.collective.rank(), self.world_size());
-        size * rank / world_size..size * (rank + 1) / world_size
+        share(size, self.collective.rank(), self.world_size())
     }
 
     /// Projections of the same stored shape [out, in], side by side, of which each rank computes some output columns.

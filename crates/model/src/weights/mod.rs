@@ -35,6 +35,11 @@ pub(crate) struct Slice<'a> {
     pub(crate) columns: Range<usize>,
 }
 
+/// A rank's part of `size` things that are split evenly over the ranks.
+pub(crate) fn share(size: usize, rank: usize, world_size: usize) -> Range<usize> {
+    size * rank / world_size..size * (rank + 1) / world_size
+}
+
 /// Bytes that are read from a file before they are converted: large enough to keep a disk busy, small beside a model.
 pub(crate) const PANEL_BYTES: usize = 8 << 20;
 /// Bytes of one positioned read; a panel is read in parallel.

@@ -7,7 +7,7 @@ SHELL := bash
 DEMO_MODEL := tests/golden/gemma2-v4
 DEMO_INPUT := docs/model-card.jsonl
 
-.PHONY: help demo cuda test check-cuda gpu-trial bench fmt clean deps
+.PHONY: help demo cuda test check-cuda gpu-trial bench lines fmt clean deps
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench: deps ## measure speed, beside Hugging Face where python3 has torch and tr
 	@scripts/deps.sh test
 	@cargo bench --package tests --bench gateway
 	@scripts/bench-cluster.sh target/release/assay $(DEMO_MODEL)
+
+lines: ## count lines of code, tests apart; SINCE=revision compares with it
+	@scripts/lines.py $(SINCE)
 
 fmt: ## format the code
 	@cargo fmt --all

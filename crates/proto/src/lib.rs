@@ -1,4 +1,6 @@
-//! The wire contract as Rust types, generated from `proto/`.
+//! The wire contract as Rust types, generated from `proto/`. What tells how a gateway is doing can be written as JSON too.
+
+mod words;
 
 pub use prost::Message;
 

@@ -18,7 +18,6 @@ use tonic::transport::Server;
 
 use crate::core::{Gateway as Core, Settings};
 use crate::frontend::{Frontend, Model, Rewards};
-use crate::monitor::Monitor;
 use crate::observer::{Observer, Roster};
 use crate::options::{ServedModel, ServiceOptions};
 use crate::page::Page;
@@ -181,7 +180,7 @@ impl Gateway {
             || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS);
         let routes = others
             .add_service(rewards)
-            .add_service(StatusServiceServer::new(Monitor { observer: self.observer() }))
+            .add_service(StatusServiceServer::new(self.observer()))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?);
         let signal = self.ending.clone().cancelled_owned();

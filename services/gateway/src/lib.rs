@@ -10,15 +10,14 @@
 //! | `runner` | a task for each model: clock, inbox and outbox of its core |
 //! | `replicas` | who is there: follow the registry, keep a line to the leader of each replica |
 //! | `status` | the one table of what a client is told |
-//! | `observer` | the one window for those who watch |
-//! | `monitor`, `page` | what is to be seen through it: a service of the public protocol, and a page |
+//! | `observer` | the one window for those who watch: a service of the public protocol |
+//! | `page` | the same for people |
 //! | `metrics` | what is counted |
 
 pub mod core;
 mod frontend;
 mod gateway;
 mod metrics;
-mod monitor;
 mod observer;
 mod options;
 mod page;
@@ -29,7 +28,7 @@ mod tokenizers;
 
 pub use self::gateway::{Gateway, ServeError, StartError};
 pub use self::metrics::BUCKETS;
-pub use self::observer::{Backlog, ModelView, Observer, Rank, ReplicaView, Role, View};
+pub use self::observer::Observer;
 pub use self::options::{ProtocolRange, ServedModel, ServiceOptions, TENANT_KEY, Tenants};
 
 #[cfg(test)]

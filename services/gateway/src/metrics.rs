@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use ::metrics::{counter, gauge, histogram};
+use proto::v1::TenantStatus;
 use tonic::Code;
 
 use crate::core::Stats;
-use crate::observer::Backlog;
 use crate::options::Tenants;
 use crate::runner::Serving;
 
@@ -98,26 +98,26 @@ pub(crate) fn core(model: &str, stats: &Stats) {
 }
 
 /// What waits, by tenant; `before` are the tenants that had a gauge, and the result those that have one now.
-pub(crate) fn waiting(model: &str, tenants: &Tenants, waiting: &[Backlog], before: Vec<String>) -> Vec<String> {
-    let mut now: Vec<Backlog> = Vec::new();
+pub(crate) fn waiting(model: &str, tenants: &Tenants, waiting: &[TenantStatus], before: Vec<String>) -> Vec<String> {
+    let mut now: Vec<TenantStatus> = Vec::new();
     for backlog in waiting {
         let tenant = tenants.label(&backlog.tenant);
         match now.iter_mut().find(|known| known.tenant == tenant) {
             Some(known) => {
                 known.tokens += backlog.tokens;
                 known.pieces += backlog.pieces;
-                known.oldest = known.oldest.max(backlog.oldest);
+                known.oldest_seconds = known.oldest_seconds.max(backlog.oldest_seconds);
             }
-            None => now.push(Backlog { tenant, ..backlog.clone() }),
+            None => now.push(TenantStatus { tenant, ..backlog.clone() }),
         }
     }
     let gone = before.into_iter().filter(|tenant| now.iter().all(|known| known.tenant != *tenant));
-    let gone: Vec<_> = gone.map(|tenant| Backlog { tenant, tokens: 0, pieces: 0, oldest: Duration::ZERO }).collect();
+    let gone: Vec<_> = gone.map(|tenant| TenantStatus { tenant, ..TenantStatus::default() }).collect();
     for backlog in now.iter().chain(&gone) {
         let labels = [("model", model.to_owned()), ("tenant", backlog.tenant.clone())];
         gauge!("assay_gateway_waiting_tokens", &labels).set(backlog.tokens as f64);
         gauge!("assay_gateway_waiting_pieces", &labels).set(backlog.pieces as f64);
-        gauge!("assay_gateway_waiting_oldest_seconds", &labels).set(backlog.oldest.as_secs_f64());
+        gauge!("assay_gateway_waiting_oldest_seconds", &labels).set(backlog.oldest_seconds);
     }
     now.into_iter().map(|backlog| backlog.tenant).collect()
 }

@@ -1,14 +1,16 @@
-//! The one window for those who watch: models, replicas, queues. It changes nothing.
+//! The one window for those who watch: models, replicas, queues, as `assay.v1.StatusService` says it. It changes nothing.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use proto::v1;
+use proto::v1::status_service_server::StatusService;
 use tokio::sync::watch;
+use tonic::{Request, Response, Status};
 
-use crate::core::{Stats, Version};
+use crate::core::Version;
 use crate::replicas::Record;
-use crate::runner::{self, Observation, Scored};
+use crate::runner::{self, Observation};
 
 /// Watches a gateway. Clones share it; it does not keep the gateway alive.
 #[derive(Clone)]
@@ -16,105 +18,6 @@ pub struct Observer {
     gateway: Arc<str>,
     models: Arc<BTreeMap<String, (runner::Watcher, usize)>>,
     roster: Roster,
-}
-
-/// What there is to see at a moment.
-#[derive(Debug, Clone)]
-pub struct View {
-    /// What the gateway is called.
-    pub gateway: String,
-    /// The models that are served, by name.
-    pub models: Vec<ModelView>,
-    /// The replicas that are there, by name.
-    pub replicas: Vec<ReplicaView>,
-}
-
-/// A model that is served.
-#[derive(Debug, Clone)]
-pub struct ModelView {
-    /// What clients call it.
-    pub name: String,
-    /// The most tokens of a conversation.
-    pub max_length: usize,
-    /// The version that is served, once there was one.
-    pub version: Option<Version>,
-    /// Replicas that take work.
-    pub ready: usize,
-    /// Replicas of other versions, that would.
-    pub standby: usize,
-    /// How its gateway is doing; None if it has ended.
-    pub stats: Option<Stats>,
-    /// What waits for credits, by tenant.
-    pub waiting: Vec<Backlog>,
-    /// Conversations that got a score, since the start.
-    pub scores: u64,
-    /// Their tokens.
-    pub scored_tokens: u64,
-}
-
-/// What waits for credits, of one tenant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backlog {
-    /// Whose.
-    pub tenant: String,
-    /// Tokens.
-    pub tokens: u64,
-    /// Pieces.
-    pub pieces: usize,
-    /// How long ago the oldest of them came in.
-    pub oldest: Duration,
-}
-
-/// A replica, as far as this gateway knows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ReplicaView {
-    /// Its name.
-    pub name: String,
-    /// The model that it serves.
-    pub model: String,
-    /// Where its leader serves.
-    pub address: String,
-    /// Its ranks that have a record, and how far they are.
-    pub ranks: BTreeMap<u32, Rank>,
-    /// The number of ranks that it should have.
-    pub world_size: u32,
-    /// The life that it leads; 0 if it has none.
-    pub epoch: u64,
-    /// What it is to this gateway.
-    pub role: Role,
-}
-
-/// How far a rank is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rank {
-    /// It loads its share of the weights.
-    Loading,
-    /// It waits for the other ranks.
-    Ready,
-    /// It takes part in an epoch.
-    Serving,
-    /// It finishes what was accepted, and leaves.
-    Draining,
-}
-
-/// What a replica is to this gateway.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Role {
-    /// There is no line, for its leader does not say that it serves.
-    #[default]
-    Away,
-    /// A line is being opened.
-    Dialing,
-    /// It takes work.
-    Ready,
-    /// It would take work, but another version is served.
-    Standby,
-    /// It finishes what it has.
-    Draining,
-    /// There is no line at the moment, and why.
-    Lost(String),
-    /// It cannot be used, and why.
-    Refused(String),
 }
 
 /// How the line to a replica is.
@@ -134,7 +37,7 @@ pub(crate) enum Line {
 /// What is known of replicas, written by those who follow them.
 #[derive(Clone, Default)]
 pub(crate) struct Roster {
-    replicas: Arc<Mutex<BTreeMap<String, (ReplicaView, Line)>>>,
+    replicas: Arc<Mutex<BTreeMap<String, (v1::ReplicaStatus, Line)>>>,
 }
 
 // === impl Observer ===
@@ -158,43 +61,66 @@ impl Observer {
     }
 
     /// All there is to see now.
-    pub async fn view(&self) -> View {
+    pub async fn status(&self) -> v1::GetStatusResponse {
         let mut models = Vec::with_capacity(self.models.len());
         for (name, (watcher, max_length)) in self.models.iter() {
             let serving = watcher.serving();
-            let (stats, waiting, scored) = match watcher.observe().await {
-                Some(Observation { stats, waiting, scored }) => (Some(stats), waiting, scored),
-                None => (None, Vec::new(), Scored::default()),
-            };
-            models.push(ModelView {
+            let (generation, fingerprint) =
+                serving.version.map_or_else(Default::default, |it| (it.generation, it.fingerprint.to_string()));
+            let Observation { stats, waiting, scored } = watcher.observe().await.unwrap_or_default();
+            models.push(v1::ModelStatus {
                 name: name.clone(),
-                max_length: *max_length,
-                version: serving.version,
-                ready: serving.ready,
-                standby: serving.standby,
-                stats,
+                max_length: small(*max_length),
+                generation,
+                fingerprint,
+                replicas_ready: small(serving.ready),
+                replicas_standby: small(serving.standby),
+                conversations: stats.conversations,
+                waiting_tokens: stats.waiting_tokens,
+                sent_tokens: stats.sent_tokens,
+                tokens_per_second: stats.tokens_per_second.unwrap_or_default(),
+                retried: stats.retried,
                 waiting,
-                scores: scored.scores,
                 scored_tokens: scored.tokens,
+                scores: scored.scores,
             });
         }
-        View { gateway: self.gateway.to_string(), models, replicas: self.replicas() }
+        v1::GetStatusResponse { gateway: self.gateway.to_string(), models, replicas: self.replicas() }
     }
 
-    fn replicas(&self) -> Vec<ReplicaView> {
+    fn replicas(&self) -> Vec<v1::ReplicaStatus> {
+        use v1::ReplicaState::{Away, Dialing, Draining, Lost, Ready, Refused, Standby};
         let served = |model: &str| self.models.get(model).and_then(|(watcher, _)| watcher.serving().version);
-        let role = |view: &ReplicaView, line: &Line| match line {
-            Line::None => Role::Away,
-            Line::Dialing => Role::Dialing,
-            Line::Open { draining: true, .. } => Role::Draining,
-            Line::Open { version, .. } if served(&view.model).as_ref() == Some(version) => Role::Ready,
-            Line::Open { .. } => Role::Standby,
-            Line::Lost(why) => Role::Lost(why.clone()),
-            Line::Refused(why) => Role::Refused(why.clone()),
+        let state = |replica: &v1::ReplicaStatus, line: &Line| match line {
+            Line::None => (Away, String::new()),
+            Line::Dialing => (Dialing, String::new()),
+            Line::Open { draining: true, .. } => (Draining, String::new()),
+            Line::Open { version, .. } if served(&replica.model).as_ref() == Some(version) => (Ready, String::new()),
+            Line::Open { .. } => (Standby, String::new()),
+            Line::Lost(why) => (Lost, why.clone()),
+            Line::Refused(why) => (Refused, why.clone()),
         };
-        let replicas = self.roster.lock();
-        replicas.values().map(|(view, line)| ReplicaView { role: role(view, line), ..view.clone() }).collect()
+        let status = |(replica, line): &(v1::ReplicaStatus, Line)| {
+            let (state, reason) = state(replica, line);
+            v1::ReplicaStatus { state: state.into(), reason, ..replica.clone() }
+        };
+        self.roster.lock().values().map(status).collect()
     }
+}
+
+/// Also while the gateway drains.
+#[tonic::async_trait]
+impl StatusService for Observer {
+    async fn get_status(
+        &self,
+        _request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        Ok(Response::new(self.status().await))
+    }
+}
+
+fn small(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 async fn any_change(changes: &mut Vec<watch::Receiver<runner::Serving>>) {
@@ -214,31 +140,35 @@ impl Roster {
     /// Takes in what a rank wrote.
     pub(crate) fn record(&self, record: &Record) {
         let mut replicas = self.lock();
-        let (view, _) = replicas.entry(record.replica.clone()).or_default();
-        view.name.clone_from(&record.replica);
-        view.ranks.insert(record.rank, record.state);
+        let (status, _) = replicas.entry(record.replica.clone()).or_default();
+        status.name.clone_from(&record.replica);
+        let rank = v1::RankStatus { rank: record.rank, progress: record.state.into() };
+        match status.ranks.binary_search_by_key(&record.rank, |known| known.rank) {
+            Ok(place) => status.ranks[place] = rank,
+            Err(place) => status.ranks.insert(place, rank),
+        }
         if record.rank == 0 {
-            view.model.clone_from(&record.model);
-            view.address.clone_from(&record.address);
-            (view.world_size, view.epoch) = (record.ranks, record.epoch);
+            status.model.clone_from(&record.model);
+            status.address.clone_from(&record.address);
+            (status.world_size, status.epoch) = (record.ranks, record.epoch);
         }
     }
 
     /// Forgets ranks whose records are gone.
     pub(crate) fn forget_ranks(&self, gone: impl Fn(&str, u32) -> bool) {
-        self.lock().retain(|name, (view, line)| {
-            view.ranks.retain(|rank, _| !gone(name, *rank));
-            is_there(view, line)
+        self.lock().retain(|name, (status, line)| {
+            status.ranks.retain(|rank| !gone(name, rank.rank));
+            is_there(status, line)
         });
     }
 
     /// Takes in how the line to a replica is.
     pub(crate) fn line(&self, replica: &str, line: Line) {
         let mut replicas = self.lock();
-        let (view, before) = replicas.entry(replica.to_owned()).or_default();
-        replica.clone_into(&mut view.name);
+        let (status, before) = replicas.entry(replica.to_owned()).or_default();
+        replica.clone_into(&mut status.name);
         *before = line;
-        if !is_there(view, before) {
+        if !is_there(status, before) {
             replicas.remove(replica);
         }
     }
@@ -260,13 +190,14 @@ impl Roster {
     /// Why no replica of a model takes work, in words for a client.
     pub(crate) fn why_none(&self, model: &str) -> String {
         let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-        for (view, line) in self.lock().values().filter(|(view, _)| view.model == model) {
+        let loads = |rank: &v1::RankStatus| rank.progress() == v1::RankProgress::Loading;
+        for (status, line) in self.lock().values().filter(|(status, _)| status.model == model) {
             let reason = match line {
                 Line::Open { draining: true, .. } => "is about to leave",
                 Line::Open { .. } => "has just joined",
                 Line::Dialing => "is being reached",
                 Line::Lost(why) | Line::Refused(why) => why,
-                Line::None if view.ranks.values().any(|rank| *rank == Rank::Loading) => "loads its weights",
+                Line::None if status.ranks.iter().any(loads) => "loads its weights",
                 Line::None => "does not serve yet",
             };
             *reasons.entry(reason.to_owned()).or_default() += 1;
@@ -278,12 +209,12 @@ impl Roster {
         format!("no replica of the model is ready: {}", reasons.join("; "))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (ReplicaView, Line)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (v1::ReplicaStatus, Line)>> {
         self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A replica is there as long as it has a record, or a line.
-fn is_there(view: &ReplicaView, line: &Line) -> bool {
-    !view.ranks.is_empty() || matches!(line, Line::Dialing | Line::Open { .. })
+fn is_there(status: &v1::ReplicaStatus, line: &Line) -> bool {
+    !status.ranks.is_empty() || matches!(line, Line::Dialing | Line::Open { .. })
 }

@@ -39,7 +39,7 @@ pub struct Gateway {
 }
 
 /// How a gateway is doing.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Stats {
     /// Requests that are not answered.
     pub requests: usize,

@@ -8,11 +8,11 @@
 //!
 //! Enums are in lower case and without their prefix, as in what `assay score` writes.
 
-mod json;
 mod score;
 
 use std::sync::{Arc, Weak};
 
+use proto::v1;
 use service::axum::extract::{DefaultBodyLimit, State};
 use service::axum::http::HeaderValue;
 use service::axum::http::header::{
@@ -26,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::frontend::Frontend;
-use crate::monitor;
 use crate::observer::Observer;
 
 /// What the routes share. It does not keep the gateway alive.
@@ -72,8 +71,8 @@ impl Page {
     }
 }
 
-async fn status(State(page): State<Arc<Page>>) -> Json<serde_json::Value> {
-    Json(json::status(&monitor::status(page.observer.view().await)))
+async fn status(State(page): State<Arc<Page>>) -> Json<v1::GetStatusResponse> {
+    Json(page.observer.status().await)
 }
 
 async fn with_headers(mut response: Response) -> Response {

@@ -15,7 +15,6 @@ use service::trace::TRACEPARENT;
 use tonic::metadata::MetadataMap;
 
 use super::Page;
-use super::json::lower;
 use crate::TENANT_KEY;
 use crate::frontend::Rewards;
 use crate::status::CallError;
@@ -125,7 +124,7 @@ impl From<Asked> for v1::ScoreRequest {
 
 impl From<v1::Result> for Scored {
     fn from(result: v1::Result) -> Self {
-        let status = lower(result.status().as_str_name(), "STATUS_");
+        let status = result.status().word();
         let error = (!result.error.is_empty()).then(|| in_own_words(&result.error));
         Self { status, score: result.score, tokens: result.tokens, error }
     }

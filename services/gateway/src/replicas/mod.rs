@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use discovery::{Key, Member, Registry};
+use proto::v1::RankProgress;
 use service::Network;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use self::link::Link;
 pub(crate) use self::record::Record;
 use crate::core::ReplicaId;
-use crate::observer::{Line, Rank, Roster};
+use crate::observer::{Line, Roster};
 use crate::options::ProtocolRange;
 use crate::runner;
 
@@ -140,13 +141,13 @@ impl Directory {
         }
         entry.epoch = epoch;
         let served = self.setting.models.contains_key(&model);
-        if state != Rank::Serving {
+        if state != RankProgress::Serving {
             self.setting.roster.idle(&replica);
         }
         if !served {
             self.setting.roster.line(&replica, Line::Refused(format!("the model {model:?} is not served here")));
         }
-        let target = (served && state == Rank::Serving).then_some(Target { model, address, epoch });
+        let target = (served && state == RankProgress::Serving).then_some(Target { model, address, epoch });
         entry.aim(target);
     }
 

@@ -3,8 +3,7 @@
 use discovery::Key;
 use proto::Message;
 use proto::shard::v1::{RankRecord, RankState};
-
-use crate::observer::Rank;
+use proto::v1::RankProgress;
 
 /// Where replicas are written down.
 pub(super) const FOLDER: &str = "replicas";
@@ -16,7 +15,7 @@ pub(crate) struct Record {
     pub(crate) replica: String,
     pub(crate) rank: u32,
     pub(crate) model: String,
-    pub(crate) state: Rank,
+    pub(crate) state: RankProgress,
     pub(crate) address: String,
     pub(crate) ranks: u32,
     pub(crate) epoch: u64,
@@ -41,16 +40,16 @@ pub(super) fn read(key: &Key, value: &[u8]) -> Result<Option<Record>, String> {
     let Some((replica, rank)) = place(key) else { return Ok(None) };
     let record = RankRecord::decode(value).map_err(|error| error.to_string())?;
     let state = match RankState::try_from(record.state) {
-        Ok(RankState::Loading) => Rank::Loading,
-        Ok(RankState::Ready) => Rank::Ready,
-        Ok(RankState::Serving) => Rank::Serving,
-        Ok(RankState::Draining) => Rank::Draining,
+        Ok(RankState::Loading) => RankProgress::Loading,
+        Ok(RankState::Ready) => RankProgress::Ready,
+        Ok(RankState::Serving) => RankProgress::Serving,
+        Ok(RankState::Draining) => RankProgress::Draining,
         Ok(RankState::Unspecified) | Err(_) => return Err(format!("its state is {}", record.state)),
     };
     if rank >= record.world_size {
         return Err(format!("rank {rank} of {}", record.world_size));
     }
-    if state == Rank::Serving && (record.address.is_empty() || record.epoch == 0) {
+    if state == RankProgress::Serving && (record.address.is_empty() || record.epoch == 0) {
         return Err("it serves, and has no address or no epoch".to_owned());
     }
     let RankRecord { model, address, world_size: ranks, epoch, .. } = record;

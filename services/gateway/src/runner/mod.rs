@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::v1;
 use service::trace::STAGE;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -22,7 +23,6 @@ use crate::core::{
     Version, elect,
 };
 use crate::metrics;
-use crate::observer::Backlog;
 use crate::options::Tenants;
 
 /// What the task is told.
@@ -75,9 +75,10 @@ pub(crate) struct Serving {
 }
 
 /// How it goes.
+#[derive(Default)]
 pub(crate) struct Observation {
     pub(crate) stats: Stats,
-    pub(crate) waiting: Vec<Backlog>,
+    pub(crate) waiting: Vec<v1::TenantStatus>,
     pub(crate) scored: Scored,
 }
 
@@ -305,11 +306,11 @@ impl Runner {
     }
 
     fn observe(&self) -> Observation {
-        let backlog = |waiting: crate::core::Waiting<'_>| Backlog {
+        let backlog = |waiting: crate::core::Waiting<'_>| v1::TenantStatus {
             tenant: waiting.tenant.as_str().to_owned(),
             tokens: waiting.tokens,
-            pieces: waiting.pieces,
-            oldest: waiting.oldest,
+            oldest_seconds: waiting.oldest.as_secs_f64(),
+            pieces: waiting.pieces as u64,
         };
         let waiting = self.gateway.waiting(self.now()).map(backlog).collect();
         Observation { stats: self.gateway.stats(), waiting, scored: self.scored }

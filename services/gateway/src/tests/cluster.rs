@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 
 use super::fake::{DIGEST, Fake, VOCAB};
 use crate::core::{Limits, Routing, Settings};
-use crate::{Gateway, Observer, ReplicaView, Role, ServeError, ServedModel, ServiceOptions};
+use crate::{Gateway, Observer, ServeError, ServedModel, ServiceOptions};
 
 pub(super) const LONGEST: usize = 512;
 
@@ -96,7 +96,7 @@ impl Cluster {
             fake.announce().await;
             fakes.push(fake);
         }
-        cluster.until(|_, ready| ready == replicas.len()).await;
+        cluster.until(|_, ready| ready as usize == replicas.len()).await;
         (cluster, fakes)
     }
 
@@ -107,18 +107,18 @@ impl Cluster {
 
     /// Waits until the replicas, and the number of those that take work, are like this.
     #[track_caller]
-    pub(super) fn until(&self, like_this: impl Fn(&[ReplicaView], usize) -> bool) -> impl Future<Output = ()> {
+    pub(super) fn until(&self, like_this: impl Fn(&[v1::ReplicaStatus], u32) -> bool) -> impl Future<Output = ()> {
         let observer = self.observer.clone();
         let place = std::panic::Location::caller();
         async move {
             let start = Instant::now();
             loop {
-                let view = observer.view().await;
-                let ready = view.models.iter().map(|model| model.ready).sum();
-                if like_this(&view.replicas, ready) {
+                let status = observer.status().await;
+                let ready = status.models.iter().map(|model| model.replicas_ready).sum();
+                if like_this(&status.replicas, ready) {
                     return;
                 }
-                assert!(start.elapsed() < Duration::from_secs(10), "{place}: {view:#?}");
+                assert!(start.elapsed() < Duration::from_secs(10), "{place}: {status:#?}");
                 sleep(Duration::from_millis(2)).await;
             }
         }
@@ -126,13 +126,21 @@ impl Cluster {
 
     /// Waits until a replica is this to the gateway.
     #[track_caller]
-    pub(super) fn until_role(&self, name: &'static str, role: Role) -> impl Future<Output = ()> {
-        self.until(move |replicas, _| replicas.iter().any(|it| it.name == name && it.role == role))
+    pub(super) fn until_state(&self, name: &'static str, state: v1::ReplicaState) -> impl Future<Output = ()> {
+        self.until(move |replicas, _| replicas.iter().any(|it| it.name == name && it.state() == state))
+    }
+
+    /// Waits until a replica is refused, or lost, for a reason that begins like this.
+    #[track_caller]
+    pub(super) fn until_reason(&self, name: &'static str, reason: &'static str) -> impl Future<Output = ()> {
+        let so =
+            move |it: &v1::ReplicaStatus| it.name == name && !it.reason.is_empty() && it.reason.starts_with(reason);
+        self.until(move |replicas, _| replicas.iter().any(so))
     }
 
     /// Conversations that are not answered.
     pub(super) async fn held(&self) -> u64 {
-        self.observer.view().await.models[0].stats.unwrap().conversations
+        self.observer.status().await.models[0].conversations
     }
 
     /// Waits until so many conversations are not answered.

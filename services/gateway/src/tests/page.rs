@@ -15,7 +15,6 @@ use tower::ServiceExt;
 use super::cluster::*;
 use super::fake::{Conduct, score};
 use crate::core::Limits;
-use crate::monitor::Monitor;
 use crate::{ServiceOptions, TENANT_KEY};
 
 struct Answer {
@@ -115,7 +114,7 @@ async fn why_a_replica_is_refused_is_shown() {
     let mut other = cluster.fake("other").await;
     *other.state.text_digest.lock().unwrap() = "another".to_owned();
     other.announce().await;
-    cluster.until(|replicas, _| matches!(replicas.first().map(|it| &it.role), Some(crate::Role::Refused(_)))).await;
+    cluster.until(|replicas, _| replicas.first().is_some_and(|it| it.state() == v1::ReplicaState::Refused)).await;
     let shown = &status(&cluster).await["replicas"][0];
     assert_eq!(shown["state"], "refused");
     assert!(shown["reason"].as_str().unwrap().contains("another tokenizer"), "{shown}");
@@ -218,8 +217,7 @@ async fn a_gateway_that_drains_finishes_what_the_page_asked_and_can_be_watched()
     assert_eq!((status_code, &*error), (503, "the gateway is about to end"));
     assert_eq!(status(&cluster).await["models"][0]["conversations"], 1);
     // so can the service, on whatever connection it is asked
-    let monitor = Monitor { observer: cluster.observer.clone() };
-    let said = monitor.get_status(tonic::Request::new(v1::GetStatusRequest {})).await.unwrap().into_inner();
+    let said = cluster.observer.get_status(tonic::Request::new(v1::GetStatusRequest {})).await.unwrap().into_inner();
     assert_eq!(said.models[0].conversations, 1);
     fakes[0].set(Conduct::Answer);
     fakes[0].cut();

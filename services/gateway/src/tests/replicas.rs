@@ -6,12 +6,12 @@ use std::time::Duration;
 use discovery::{Incarnation, Key};
 use proto::Message as _;
 use proto::shard::v1 as wire;
-use proto::v1::Status;
+use proto::v1::{ReplicaState, Status};
 use tokio::time::sleep;
 
 use super::cluster::*;
 use super::fake::{Conduct, score};
-use crate::{ProtocolRange, Role, ServiceOptions};
+use crate::{ProtocolRange, ServiceOptions};
 
 const SHORT: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_secs(10);
@@ -53,7 +53,7 @@ async fn a_line_that_broke_is_opened_again() {
         fakes[0].cut();
         until(|| fakes[0].attached() == lines).await;
     }
-    cluster.until_role("a", Role::Ready).await;
+    cluster.until_state("a", ReplicaState::Ready).await;
     assert!(cluster.score(vec![text("a")]).await.unwrap()[0].score.is_some());
 }
 
@@ -70,9 +70,8 @@ async fn without_a_replica_an_answer_says_why() {
         fake.announce().await;
         fakes.push(fake);
     }
-    let refused = Role::Refused("refuses this gateway: another tokenizer".to_owned());
-    cluster.until_role("a", refused.clone()).await;
-    cluster.until_role("b", refused).await;
+    cluster.until_reason("a", "refuses this gateway: another tokenizer").await;
+    cluster.until_reason("b", "refuses this gateway: another tokenizer").await;
     assert!(!cluster.observer.is_ready());
     let (status, why) = cluster.fails(SHORT).await;
     assert_eq!(status, Status::Unavailable);
@@ -121,18 +120,18 @@ async fn one_version_is_served_at_a_time() {
         fake.state.generation.store(4, SeqCst);
         fake.announce().await;
         if name == "b" {
-            cluster.until_role("b", Role::Standby).await;
+            cluster.until_state("b", ReplicaState::Standby).await;
             let results = cluster.score(vec![text("a"); 10]).await.unwrap();
             assert!(results.iter().all(|result| (&*result.fingerprint, result.generation) == ("fingerprint", 3)));
             assert_eq!(fake.pieces(), 0);
         }
         others.push(fake);
     }
-    cluster.until_role("a", Role::Standby).await;
+    cluster.until_state("a", ReplicaState::Standby).await;
     let results = cluster.score(vec![text("a"); 10]).await.unwrap();
     assert!(results.iter().all(|result| (&*result.fingerprint, result.generation) == ("new", 4)));
-    let view = cluster.observer.view().await;
-    assert_eq!((view.models[0].ready, view.models[0].standby), (2, 1));
+    let model = &cluster.observer.status().await.models[0];
+    assert_eq!((model.replicas_ready, model.replicas_standby), (2, 1));
 }
 
 #[tokio::test]
@@ -155,7 +154,7 @@ async fn a_lease_that_ends_breaks_no_line() {
     sleep(Duration::from_millis(100)).await;
     assert_eq!(fakes[0].attached(), 1);
     fakes[0].announce().await;
-    cluster.until_role("a", Role::Ready).await;
+    cluster.until_state("a", ReplicaState::Ready).await;
 }
 
 #[tokio::test]
@@ -179,14 +178,14 @@ async fn a_newer_epoch_replaces_the_line_and_an_older_one_does_not() {
     cluster.until(|replicas, ready| replicas[0].epoch == 6 && ready == 1).await;
     fakes[0].state.epoch.store(7, SeqCst);
     fakes[0].cut();
-    cluster.until_role("a", Role::Refused("is not suited: it is in epoch 7, not 6".to_owned())).await;
+    cluster.until_reason("a", "is not suited: it is in epoch 7, not 6").await;
 }
 
 #[tokio::test]
 async fn who_is_about_to_leave_gets_no_more_and_answers_what_it_has() {
     let (cluster, fakes) = Cluster::start(&["a", "b"]).await;
     fakes[0].say(&wire::attach_response::Message::Draining(wire::Draining {}));
-    cluster.until_role("a", Role::Draining).await;
+    cluster.until_state("a", ReplicaState::Draining).await;
     let results = cluster.score((0..10).map(|id| ids(&[id])).collect()).await.unwrap();
     assert!(results.iter().all(|result| result.score.is_some()));
     assert_eq!((fakes[0].pieces(), fakes[1].pieces()), (0, 10));
@@ -204,8 +203,8 @@ async fn neighbouring_protocols_talk_and_others_do_not() {
     next.state.protocol.store(2, SeqCst);
     old.announce().await;
     next.announce().await;
-    cluster.until_role("next", Role::Ready).await;
-    cluster.until_role("old", Role::Refused("refuses this gateway: no common version".to_owned())).await;
+    cluster.until_state("next", ReplicaState::Ready).await;
+    cluster.until_reason("old", "refuses this gateway: no common version").await;
 }
 
 #[tokio::test]
@@ -225,8 +224,8 @@ async fn records_that_make_no_sense_are_ignored() {
     let mut other = cluster.fake("d").await;
     let record = wire::RankRecord { model: "x".to_owned(), ..other.record() };
     other.write(&record.encode_to_vec()).await;
-    cluster.until_role("d", Role::Refused("the model \"x\" is not served here".to_owned())).await;
-    let names: Vec<_> = cluster.observer.view().await.replicas.into_iter().map(|it| it.name).collect();
+    cluster.until_reason("d", "the model \"x\" is not served here").await;
+    let names: Vec<_> = cluster.observer.status().await.replicas.into_iter().map(|it| it.name).collect();
     assert_eq!((names, other.attached()), (vec!["a".to_owned(), "d".to_owned()], 0));
     assert!(cluster.score(vec![text("a")]).await.unwrap()[0].score.is_some());
 }
@@ -238,7 +237,7 @@ async fn a_replica_with_steps_that_are_too_small_is_not_used() {
     small.state.step_tokens.store(511, SeqCst);
     small.announce().await;
     let why = "is not suited: its steps take 511 tokens, a conversation may have 512";
-    cluster.until_role("small", Role::Refused(why.to_owned())).await;
+    cluster.until_reason("small", why).await;
 }
 
 #[tokio::test]
@@ -247,8 +246,7 @@ async fn a_replica_that_cannot_be_reached_is_tried_again() {
     let mut fake = cluster.fake("a").await;
     let record = wire::RankRecord { address: "nowhere".to_owned(), ..fake.record() };
     fake.write(&record.encode_to_vec()).await;
-    let is_lost = |role: &Role| matches!(role, Role::Lost(why) if why.starts_with("cannot be reached"));
-    cluster.until(move |replicas, _| replicas.iter().any(|it| is_lost(&it.role))).await;
+    cluster.until_reason("a", "cannot be reached").await;
     fake.announce().await;
-    cluster.until_role("a", Role::Ready).await;
+    cluster.until_state("a", ReplicaState::Ready).await;
 }

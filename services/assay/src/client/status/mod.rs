@@ -1,6 +1,5 @@
 //! `assay status`: how a gateway, its models and their replicas are doing, as tables or as JSON.
 
-mod reading;
 pub(super) mod tables;
 
 use std::future::pending;
@@ -12,10 +11,10 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use proto::v1;
 use proto::v1::status_service_client::StatusServiceClient;
+use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Status};
 
-use self::reading::Reading;
 use super::args;
 use super::endpoints::{Endpoints, Gateway, LARGEST_MESSAGE, PATIENCE, in_words};
 
@@ -35,7 +34,7 @@ async fn watch(mut observer: Observer, args: &args::Status) -> Result<ExitCode> 
             () = &mut interrupted => return Ok(ExitCode::SUCCESS),
         };
         let (code, text) = match (&reading, args.watch) {
-            (Ok(reading), _) => (reading.exit_code(), shown(reading, args)?),
+            (Ok(reading), _) => (if is_ready(reading) { 0 } else { crate::SOME_FAILED }, shown(reading, args)?),
             (Err(_), None) => return reading.map(|_| ExitCode::SUCCESS),
             // it may come back
             (Err(error), Some(_)) if !args.json => (crate::WRONG_CALL, format!("{error:#}\n")),
@@ -64,13 +63,41 @@ async fn interrupted(watch: Option<Duration>) {
     }
 }
 
-fn shown(reading: &Reading, args: &args::Status) -> Result<String> {
+/// Whether each model has a replica that takes work.
+fn is_ready(reading: &v1::GetStatusResponse) -> bool {
+    reading.models.iter().all(|model| model.replicas_ready > 0)
+}
+
+fn shown(reading: &v1::GetStatusResponse, args: &args::Status) -> Result<String> {
+    let json = Json { ready: is_ready(reading), reading };
     Ok(match (args.json, args.watch) {
         (false, None) => tables::of(reading),
         (false, Some(_)) => tables::of(reading) + "\n",
-        (true, None) => serde_json::to_string_pretty(reading)? + "\n",
-        (true, Some(_)) => serde_json::to_string(reading)? + "\n",
+        (true, None) => serde_json::to_string_pretty(&json)? + "\n",
+        (true, Some(_)) => serde_json::to_string(&json)? + "\n",
     })
+}
+
+/// A reading for scripts.
+#[derive(Serialize)]
+struct Json<'a> {
+    ready: bool,
+    #[serde(flatten)]
+    reading: &'a v1::GetStatusResponse,
+}
+
+/// Puts the rates since a reading before in the place of the gateway's own.
+fn measure_since(reading: &mut v1::GetStatusResponse, before: &v1::GetStatusResponse, elapsed: Duration) {
+    if before.gateway != reading.gateway || elapsed.is_zero() {
+        return;
+    }
+    for model in &mut reading.models {
+        let then = before.models.iter().find(|then| then.name == model.name);
+        // fewer than before: it has started again
+        if let Some(tokens) = then.and_then(|then| model.scored_tokens.checked_sub(then.scored_tokens)) {
+            model.tokens_per_second = tokens as f64 / elapsed.as_secs_f64();
+        }
+    }
 }
 
 /// Prints, over what was printed before if that may be.
@@ -89,14 +116,14 @@ struct Observer {
     endpoints: Endpoints,
     gateway: Option<Gateway>,
     /// The reading before, for what changes from one to the next.
-    last: Option<(Instant, Reading)>,
+    last: Option<(Instant, v1::GetStatusResponse)>,
 }
 
 // === impl Observer ===
 
 impl Observer {
     /// Reads the gateway that was read before, or else the first that answers.
-    async fn read(&mut self) -> Result<Reading> {
+    async fn read(&mut self) -> Result<v1::GetStatusResponse> {
         if let Some(gateway) = self.gateway.take()
             && let Ok(read) = ask(&gateway).await
         {
@@ -118,11 +145,10 @@ impl Observer {
         bail!("{}; is the gateway up, and is this its port for gRPC?", reasons.join("; "))
     }
 
-    fn keep(&mut self, gateway: Gateway, read: v1::GetStatusResponse) -> Reading {
-        let (now, mut reading) = (Instant::now(), Reading::from(read));
-        let fresh = reading.clone();
+    fn keep(&mut self, gateway: Gateway, mut reading: v1::GetStatusResponse) -> v1::GetStatusResponse {
+        let (now, fresh) = (Instant::now(), reading.clone());
         if let Some((then, last)) = &self.last {
-            reading.measure_since(last, now - *then);
+            measure_since(&mut reading, last, now - *then);
         }
         self.last = Some((now, fresh));
         self.gateway = Some(gateway);
@@ -141,3 +167,6 @@ async fn ask(gateway: &Gateway) -> Result<v1::GetStatusResponse, Status> {
         Err(status) => Err(status),
     }
 }
+
+#[cfg(test)]
+mod tests;

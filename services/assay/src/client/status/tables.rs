@@ -3,14 +3,13 @@
 use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
-
-use super::reading::{Rank, Reading, Replica};
+use proto::v1::{GetStatusResponse, RankStatus, ReplicaStatus};
 
 /// Enough of a fingerprint to tell two apart.
 const FINGERPRINT: usize = 12;
 
 /// All tables.
-pub(super) fn of(reading: &Reading) -> String {
+pub(super) fn of(reading: &GetStatusResponse) -> String {
     let mut text = format!("gateway {}\n", reading.gateway);
     for table in [models(reading), replicas(reading), waiting(reading)].into_iter().flatten() {
         // a line of a table is as wide as the table
@@ -33,7 +32,7 @@ pub(in crate::client) fn table(header: &[&str], numbers: &[usize]) -> Table {
     table
 }
 
-fn models(reading: &Reading) -> Option<Table> {
+fn models(reading: &GetStatusResponse) -> Option<Table> {
     let header =
         ["MODEL", "GENERATION", "FINGERPRINT", "READY", "STANDBY", "OPEN", "WAITING", "SENT", "TOKENS/S", "RETRIED"];
     let mut table = table(&header, &[1, 3, 4, 5, 6, 7, 8, 9]);
@@ -55,13 +54,13 @@ fn models(reading: &Reading) -> Option<Table> {
     (!reading.models.is_empty()).then_some(table)
 }
 
-fn replicas(reading: &Reading) -> Option<Table> {
+fn replicas(reading: &GetStatusResponse) -> Option<Table> {
     let mut table = table(&["REPLICA", "MODEL", "STATE", "EPOCH", "RANKS", "ADDRESS", "REASON"], &[3]);
     for replica in &reading.replicas {
         table.add_row([
             replica.name.clone(),
             replica.model.clone(),
-            replica.state.clone(),
+            replica.state().word(),
             replica.epoch.to_string(),
             ranks(replica),
             replica.address.clone(),
@@ -71,7 +70,7 @@ fn replicas(reading: &Reading) -> Option<Table> {
     (!reading.replicas.is_empty()).then_some(table)
 }
 
-fn waiting(reading: &Reading) -> Option<Table> {
+fn waiting(reading: &GetStatusResponse) -> Option<Table> {
     let mut table = table(&["MODEL", "TENANT", "WAITING", "OLDEST"], &[2, 3]);
     let mut some = false;
     for model in &reading.models {
@@ -85,16 +84,16 @@ fn waiting(reading: &Reading) -> Option<Table> {
 }
 
 /// How many ranks of how many there are, and how far: together where they are as far.
-fn ranks(replica: &Replica) -> String {
-    let Replica { ranks, world_size, .. } = replica;
+fn ranks(replica: &ReplicaStatus) -> String {
+    let ReplicaStatus { ranks, world_size, .. } = replica;
     let count = format!("{}/{world_size}", ranks.len());
     match ranks.as_slice() {
         [] => count,
         [first, rest @ ..] if rest.iter().all(|rank| rank.progress == first.progress) => {
-            format!("{count} {}", first.progress)
+            format!("{count} {}", first.progress().word())
         }
         ranks => {
-            let each = ranks.iter().map(|Rank { rank, progress }| format!("{rank} {progress}"));
+            let each = ranks.iter().map(|it: &RankStatus| format!("{} {}", it.rank, it.progress().word()));
             format!("{count} ({})", each.collect::<Vec<_>>().join(", "))
         }
     }

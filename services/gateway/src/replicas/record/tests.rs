@@ -18,7 +18,7 @@ fn a_record_is_read_from_its_key_and_value() {
         replica: "a".to_owned(),
         rank: 1,
         model: "m".to_owned(),
-        state: Rank::Serving,
+        state: RankProgress::Serving,
         address: "h:1".to_owned(),
         ranks: 2,
         epoch: 7,

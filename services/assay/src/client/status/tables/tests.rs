@@ -1,6 +1,6 @@
 //! Tables are read by people: columns stand under each other, and nothing is said twice.
 
-use super::super::reading::tests::read;
+use super::super::tests::read;
 use super::*;
 
 #[test]
@@ -18,11 +18,11 @@ r1       skywork  lost       7  2/4 (1 ready, 2 loading)  10.0.0.1:50061  connec
 MODEL    TENANT  WAITING  OLDEST
 skywork  team-a    12000   2.2 s
 ";
-    assert_eq!(of(&Reading::from(read())), expected);
+    assert_eq!(of(&read()), expected);
 }
 
 #[test]
 fn a_gateway_with_nothing_has_no_tables() {
-    let empty = Reading::from(proto::v1::GetStatusResponse { gateway: "gw".to_owned(), ..Default::default() });
+    let empty = GetStatusResponse { gateway: "gw".to_owned(), ..GetStatusResponse::default() };
     assert_eq!(of(&empty), "gateway gw\n");
 }

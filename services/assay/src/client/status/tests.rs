@@ -1,8 +1,8 @@
-//! A reading says what the gateway said, and whether every model can be used.
+//! A reading says what the gateway said, whether every model can be used, and how fast it went between two readings.
 
 use super::*;
 
-pub(in crate::client::status) fn read() -> v1::GetStatusResponse {
+pub(super) fn read() -> v1::GetStatusResponse {
     let model = v1::ModelStatus {
         name: "skywork".to_owned(),
         max_length: 4096,
@@ -15,7 +15,12 @@ pub(in crate::client::status) fn read() -> v1::GetStatusResponse {
         sent_tokens: 800,
         tokens_per_second: 1234.5,
         retried: 1,
-        waiting: vec![v1::TenantStatus { tenant: "team-a".to_owned(), tokens: 12_000, oldest_seconds: 2.25 }],
+        waiting: vec![v1::TenantStatus {
+            tenant: "team-a".to_owned(),
+            tokens: 12_000,
+            oldest_seconds: 2.25,
+            pieces: 3,
+        }],
         scored_tokens: 1000,
         scores: 10,
     };
@@ -42,30 +47,33 @@ pub(in crate::client::status) fn read() -> v1::GetStatusResponse {
 }
 
 #[test]
-fn words_are_small_and_without_the_protocols_prefix() {
-    let reading = Reading::from(read());
-    assert_eq!((&*reading.replicas[0].state, &*reading.replicas[0].ranks[0].progress), ("ready", "serving"));
-    assert_eq!((&*reading.replicas[1].state, &*reading.replicas[1].ranks[1].progress), ("lost", "loading"));
+fn scripts_get_words_and_whether_all_is_well() {
+    let json = serde_json::to_value(Json { ready: is_ready(&read()), reading: &read() }).unwrap();
+    assert_eq!((&json["ready"], &json["gateway"]), (&true.into(), &"gw-0".into()));
+    let words = |number: usize| (&json["replicas"][number]["state"], &json["replicas"][number]["ranks"][1]["progress"]);
+    assert_eq!(words(0), (&"ready".into(), &"serving".into()));
+    assert_eq!(words(1), (&"lost".into(), &"loading".into()));
+    let waiting = serde_json::json!([{ "tenant": "team-a", "tokens": 12_000, "oldest_seconds": 2.25, "pieces": 3 }]);
+    assert_eq!(json["models"][0]["waiting"], waiting);
 }
 
 #[test]
 fn each_model_needs_a_replica() {
     let mut status = read();
-    assert_eq!(Reading::from(status.clone()).exit_code(), 0);
+    assert!(is_ready(&status));
     let away = v1::ModelStatus { replicas_ready: 0, ..status.models[0].clone() };
     status.models.push(away);
-    assert_eq!(Reading::from(status).exit_code(), 1);
+    assert!(!is_ready(&status));
 }
 
 #[test]
 fn the_rate_is_that_between_two_readings_of_one_gateway() {
-    let before = Reading::from(read());
+    let before = read();
     let later = |gateway: &str, scored_tokens| {
-        let mut status = read();
-        status.gateway = gateway.to_owned();
-        status.models[0].scored_tokens = scored_tokens;
-        let mut reading = Reading::from(status);
-        reading.measure_since(&before, Duration::from_secs(2));
+        let mut reading = read();
+        reading.gateway = gateway.to_owned();
+        reading.models[0].scored_tokens = scored_tokens;
+        measure_since(&mut reading, &before, Duration::from_secs(2));
         reading.models[0].tokens_per_second
     };
     assert_eq!(later("gw-0", 1500), 250.0);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use collective::Solo;
 use model::trial::{self, Trial};
-use model::{Compute, Dtype, PartialLogit};
+use model::{Compute, Dtype};
+use score::{Partial, Partials};
 use serde_json::json;
 
 use crate::args::Args;
@@ -62,33 +63,34 @@ fn with_relatives(sequences: &[Arc<[u32]>]) -> Vec<Arc<[u32]>> {
 
 /// Alone, packed in order and in reverse, into steps of several sizes.
 fn compare(name: &str, trial: &Trial, (sequences, step_tokens): (Vec<Arc<[u32]>>, usize)) -> Result<()> {
-    let mut alone = Vec::new();
+    let mut alone = Partials::empty(1);
     for sequence in &sequences {
-        alone.extend(packed(trial, std::slice::from_ref(sequence), step_tokens)?);
+        packed(trial, std::slice::from_ref(sequence), step_tokens)?.iter().for_each(|partial| alone.push(partial));
     }
     let (mut tried, mut differing) = (0, Vec::new());
     for budget in BUDGETS.into_iter().filter(|&budget| budget < step_tokens).chain([step_tokens]) {
         let forward = packed(trial, &sequences, budget)?;
         let reversed: Vec<_> = sequences.iter().rev().cloned().collect();
-        let mut backward = packed(trial, &reversed, budget)?;
-        backward.reverse();
+        let places: Vec<usize> = (0..sequences.len()).rev().collect();
+        let backward = packed(trial, &reversed, budget)?.select(&places);
         for company in [forward, backward] {
             tried += company.len();
-            let others = company.iter().zip(&alone).enumerate().filter(|(_, (a, b))| !same(a, b));
+            let others = company.iter().zip(alone.iter()).enumerate().filter(|(_, (a, b))| !same(a, b));
             differing.extend(others.map(|(i, _)| (budget, i)));
         }
     }
     report::line(&json!({ "company_of": name, "tried": tried, "differing": differing }))
 }
 
-fn same(a: &PartialLogit, b: &PartialLogit) -> bool {
-    a.logit.is_finite() && a.logit.to_bits() == b.logit.to_bits() && a.checksum == b.checksum
+fn same(a: &Partial<'_>, b: &Partial<'_>) -> bool {
+    let finite = a.values.iter().all(|x| x.is_finite());
+    finite && a.values.iter().map(|x| x.to_bits()).eq(b.values.iter().map(|x| x.to_bits())) && a.checksum == b.checksum
 }
 
-fn packed(trial: &Trial, sequences: &[Arc<[u32]>], budget: usize) -> Result<Vec<PartialLogit>> {
-    let mut found = Vec::new();
+fn packed(trial: &Trial, sequences: &[Arc<[u32]>], budget: usize) -> Result<Partials> {
+    let mut found = Partials::empty(1);
     for step in work::steps(sequences, budget) {
-        found.extend(trial.forward(&step)?);
+        trial.forward(&step)?.iter().for_each(|partial| found.push(partial));
     }
     Ok(found)
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use collective::{Collective, Seat, Solo, threads};
 use model::trial::Trial;
-use model::{Compute, Device, Dtype, PartialLogit};
+use model::{Compute, Device, Dtype};
+use score::{Disagreement, Partials, add_up_here};
 use serde_json::json;
 
 use crate::args::Args;
@@ -22,7 +23,7 @@ pub(crate) fn alone(args: &Args) -> Result<()> {
         let rows = checkpoint.rows(args.number("rows")?)?;
         for dtype in DTYPES {
             let trial = Trial::prepare(compute(device, dtype), &checkpoint.config, Arc::new(Solo))?;
-            let scores = scores(&[partial_logits(&trial.load(&checkpoint.files)?, &rows)?])?;
+            let scores = scores(&[partials(&trial.load(&checkpoint.files)?, &rows)?])?;
             report::line(&finding((name, dtype), &rows, &scores))?;
         }
     }
@@ -46,7 +47,7 @@ fn compute(device: Device, dtype: Dtype) -> Compute {
     Compute { device, dtype, step_tokens: STEP_TOKENS }
 }
 
-fn ranks(devices: &[Device], dtype: Dtype, checkpoint: &Checkpoint, rows: &[Row]) -> Result<Vec<Vec<PartialLogit>>> {
+fn ranks(devices: &[Device], dtype: Dtype, checkpoint: &Checkpoint, rows: &[Row]) -> Result<Vec<Partials>> {
     let seat = |(rank, end)| {
         let seat = Seat::new(rank, devices.len());
         seat.take(Arc::new(end));
@@ -69,30 +70,29 @@ fn ranks(devices: &[Device], dtype: Dtype, checkpoint: &Checkpoint, rows: &[Row]
     })
 }
 
-fn rank(compute: Compute, seat: Arc<Seat>, checkpoint: &Checkpoint, rows: &[Row]) -> Result<Vec<PartialLogit>> {
+fn rank(compute: Compute, seat: Arc<Seat>, checkpoint: &Checkpoint, rows: &[Row]) -> Result<Partials> {
     let trial = Trial::prepare(compute, &checkpoint.config, seat as Arc<dyn Collective>)?.load(&checkpoint.files)?;
-    partial_logits(&trial, rows)
+    partials(&trial, rows)
 }
 
-fn partial_logits(trial: &Trial, rows: &[Row]) -> Result<Vec<PartialLogit>> {
+fn partials(trial: &Trial, rows: &[Row]) -> Result<Partials> {
     let sequences: Vec<_> = rows.iter().map(|row| row.input_ids.as_slice().into()).collect();
     let steps = work::steps(&sequences, STEP_TOKENS);
-    let mut found = Vec::new();
+    let mut found = Partials::empty(1);
     for step in steps {
-        found.extend(trial.forward(&step)?);
+        trial.forward(&step)?.iter().for_each(|partial| found.push(partial));
     }
     Ok(found)
 }
 
-/// The sums over the ranks, which must agree on every pooled row.
-fn scores(of_ranks: &[Vec<PartialLogit>]) -> Result<Vec<f64>> {
-    let first = of_ranks.first().context("no ranks")?;
-    let score = |i: usize| {
-        let row: Vec<_> = of_ranks.iter().filter_map(|rank| rank.get(i)).collect();
-        let agree = row.iter().all(|partial| Some(partial.checksum) == row.first().map(|first| first.checksum));
-        agree.then(|| f64::from(row.iter().map(|partial| partial.logit).sum::<f32>()))
+/// The sums over the ranks, which must agree; NaN where the sum is not finite.
+fn scores(of_ranks: &[Partials]) -> Result<Vec<f64>> {
+    let score = |i: usize| match add_up_here(of_ranks, i) {
+        Ok(outputs) => Ok(f64::from(outputs.score)),
+        Err(Disagreement::NotFinite) => Ok(f64::NAN),
+        Err(disagreement) => Err(disagreement).with_context(|| format!("sequence {i}")),
     };
-    (0..first.len()).map(|i| score(i).with_context(|| format!("the ranks differ in the row of sequence {i}"))).collect()
+    (0..of_ranks.first().context("no ranks")?.len()).map(score).collect()
 }
 
 fn finding((name, dtype): (&str, Dtype), rows: &[Row], scores: &[f64]) -> serde_json::Value {

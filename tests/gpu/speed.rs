@@ -135,7 +135,7 @@ fn submit_all(trial: &Trial, steps: &[PackedBatch]) -> Result<Vec<f32>> {
 
 fn land(flying: &mut VecDeque<model::Pending>, scores: &mut Vec<f32>) -> Result<()> {
     if let Some(step) = flying.pop_front() {
-        scores.extend(step.wait()?.iter().map(|partial| partial.logit));
+        scores.extend(step.wait()?.into_parts().0);
     }
     Ok(())
 }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use collective::{Collective, Seat, Solo, threads};
-use model::{Compute, Config, Device, Dtype, Model, PackedBatch, PartialLogit};
+use model::{Compute, Config, Device, Dtype, Model, PackedBatch};
+use score::Partials;
 use shard::Replica;
 use tests::{GOLDEN, golden};
 
@@ -27,7 +28,7 @@ const OUT_OF_MEMORY: &str = "2";
 const ILLEGAL_ADDRESS: &str = "700";
 const OUT_OF_RESOURCES: &str = "701";
 
-type Answer = Result<Vec<PartialLogit>, model::Error>;
+type Answer = Result<Partials, model::Error>;
 
 fn compute(device: Device, dtype: Dtype) -> Compute {
     Compute { device, dtype, step_tokens: STEP }
@@ -111,7 +112,7 @@ impl Pair {
         })
     }
 
-    fn good_step(&self) -> Vec<Vec<PartialLogit>> {
+    fn good_step(&self) -> Vec<Partials> {
         self.step(&[0, 1]).into_iter().map(Result::unwrap).collect()
     }
 }

@@ -16,21 +16,23 @@ use tests::{GOLDEN, golden, repo_root};
 /// A crate of the workspace, its folder, and the crates of the workspace that it may depend on.
 type Place = (&'static str, &'static str, &'static [&'static str]);
 
-/// The two services meet only on the wire; inside crates/ the only edge is model -> collective.
+/// The two services meet only on the wire; inside crates/ the only edges are model -> collective, and model and proto ->
+/// score.
 const MAP: &[Place] = &[
-    ("proto", "crates/proto", &[]),
+    ("score", "crates/score", &[]),
+    ("proto", "crates/proto", &["score"]),
     ("prompt", "crates/prompt", &[]),
     ("collective", "crates/collective", &[]),
-    ("model", "crates/model", &["collective"]),
+    ("model", "crates/model", &["collective", "score"]),
     ("discovery", "crates/discovery", &[]),
     ("checkpoint", "crates/checkpoint", &[]),
     ("service", "crates/service", &[]),
-    ("gateway", "services/gateway", &["proto", "prompt", "checkpoint", "discovery", "service"]),
-    ("shard", "services/shard", &["proto", "model", "collective", "checkpoint", "discovery", "service"]),
+    ("gateway", "services/gateway", &["proto", "score", "prompt", "checkpoint", "discovery", "service"]),
+    ("shard", "services/shard", &["proto", "score", "model", "collective", "checkpoint", "discovery", "service"]),
     (
         "assay",
         "services/assay",
-        &["gateway", "shard", "proto", "prompt", "checkpoint", "model", "discovery", "service"],
+        &["gateway", "shard", "proto", "score", "prompt", "checkpoint", "model", "discovery", "service"],
     ),
 ];
 

@@ -79,7 +79,7 @@ pub(crate) async fn serving(registry: &Registry, after: u64) -> RankRecord {
 pub(crate) type Line = (mpsc::Sender<wire::AttachRequest>, Streaming<wire::AttachResponse>);
 
 async fn attach(record: &RankRecord, digest: &str, epoch: u64) -> Result<Line, Status> {
-    let protocol = Some(wire::ProtocolRange { lowest: 1, highest: 1 });
+    let protocol = Some(score::Versions::CURRENT.into());
     let (gateway, text_digest) = ("test".to_owned(), digest.to_owned());
     introduce(record, wire::GatewayHello { protocol, gateway, epoch, text_digest }).await
 }

@@ -88,10 +88,11 @@ struct AttentionArgs {
 // What NormArgs computes, for pooled rows; then the part of the score head for columns first .. first + columns.
 struct HeadArgs {
     NormArgs norm;
-    const float* weight;  // [columns]
+    const float* weight;  // [outputs, columns]
     int64_t first;
     int64_t columns;
-    float* logits;        // [rows]
+    int64_t outputs;
+    float* logits;        // [rows, outputs]
     uint64_t* checksums;  // [rows]
 };
 

@@ -104,23 +104,27 @@ DEVICE uint64_t mixed(uint64_t i, float value) {
     return x ^ (x >> 31);
 }
 
-// The last norm, a rank's partial logit in f32, and the checksum of the whole row, for pooled rows.
+// The last norm, a rank's part of each output in f32, and the checksum of the whole row, for pooled rows.
 template <class T>
 DEVICE void head(const HeadArgs& args, char* shared) {
     NormRow<T> row(args.norm, shared);
     const float scale = row.prepare();
-    float logit = 0;
     unsigned long long checksum = 0;
-    for (int64_t i = row.first(); i < row.hidden; i += row.step()) {
-        const Pack<T> pack = row.normed(i, scale);
-        for (int k = 0; k < Pack<T>::SIZE; k++) {
-            const float x = to_float(pack.values[k]);
-            const int64_t column = i + k - args.first;
-            if (0 <= column && column < args.columns) logit += x * args.weight[column];
-            checksum += mixed(static_cast<uint64_t>(i + k), x);
+    for (int64_t output = 0; output < args.outputs; output++) {
+        const float* weight = args.weight + output * args.columns;
+        float logit = 0;
+        for (int64_t i = row.first(); i < row.hidden; i += row.step()) {
+            const Pack<T> pack = row.normed(i, scale);
+            for (int k = 0; k < Pack<T>::SIZE; k++) {
+                const float x = to_float(pack.values[k]);
+                const int64_t column = i + k - args.first;
+                if (0 <= column && column < args.columns) logit += x * weight[column];
+                if (output == 0) checksum += mixed(static_cast<uint64_t>(i + k), x);
+            }
         }
+        logit = block_sum(logit, row.scratch);
+        if (thread() == 0) args.logits[row.row * args.outputs + output] = logit;
     }
-    logit = block_sum(logit, row.scratch);
     for (int mask = WARP / 2; mask > 0; mask /= 2) checksum += shuffle_xor(checksum, mask);
     auto* sums = reinterpret_cast<unsigned long long*>(row.values);
     sync();  // the row has been read
@@ -128,6 +132,5 @@ DEVICE void head(const HeadArgs& args, char* shared) {
     sync();
     if (thread() != 0) return;
     for (int other = 1; other < threads() / WARP; other++) checksum += sums[other];
-    args.logits[row.row] = logit;
     args.checksums[row.row] = checksum;
 }

@@ -2,13 +2,14 @@
 //! rayon pool, and is computed when it is submitted.
 
 use candle_core::{Device, Tensor};
+use score::Partials;
 
 use crate::architectures::{gemma2, llama, qwen3};
 use crate::batch::PackedBatch;
 use crate::config::{Architecture, Config};
 use crate::error::Result;
 use crate::forward::{Forward, Pending};
-use crate::layers::{Embedding, Head, Layer, Loader, PartialLogit, Step};
+use crate::layers::{Embedding, Head, Layer, Loader, Step};
 use crate::ops::{self, KvPool, Norm, RopeTable};
 use crate::plan::{Rows, StepPlan};
 
@@ -51,7 +52,7 @@ impl CpuModel {
         })
     }
 
-    fn forward(&self, batch: &PackedBatch) -> Result<Vec<PartialLogit>> {
+    fn forward(&self, batch: &PackedBatch) -> Result<Partials> {
         let plan = StepPlan::new(batch, self.block_rows);
         let step = Step {
             rope: RopeTable::new(&self.inverse_frequencies, plan.positions),
@@ -59,7 +60,7 @@ impl CpuModel {
             runs: &plan.runs,
         };
         let mut blocks = self.embed(batch, &plan.blocks)?; // (rows, hidden) each
-        let Some((last, inner)) = self.layers.split_last() else { return Ok(Vec::new()) };
+        let Some((last, inner)) = self.layers.split_last() else { return Ok(Partials::empty(self.head.outputs())) };
         for layer in inner {
             self.keys_values(layer.as_ref(), &blocks, &plan.blocks, &step)?;
             for (h, rows) in blocks.iter_mut().zip(&plan.blocks) {
@@ -67,12 +68,12 @@ impl CpuModel {
             }
         }
         self.keys_values(last.as_ref(), &blocks, &plan.blocks, &step)?;
-        let mut partial_logits = Vec::new();
+        let mut partials = Partials::empty(self.head.outputs());
         for rows in &plan.pooled {
             let h = last.forward(&gather(&blocks, &plan.blocks, rows)?, rows, &step)?; // (pooled rows, hidden)
-            partial_logits.extend(self.head.forward(&ops::rms_norm(&h, &self.final_norm)?)?);
+            self.head.forward(&ops::rms_norm(&h, &self.final_norm)?, &mut partials)?;
         }
-        Ok(plan.pooled_row.iter().map(|&row| partial_logits[row]).collect())
+        Ok(partials.select(&plan.pooled_row))
     }
 
     fn embed(&self, batch: &PackedBatch, blocks: &[Rows]) -> Result<Vec<Tensor>> {

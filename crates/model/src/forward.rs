@@ -1,8 +1,9 @@
 //! A step on its way: what a device does with a batch, and what will come of it.
 
+use score::Partials;
+
 use crate::batch::PackedBatch;
 use crate::error::Result;
-use crate::layers::PartialLogit;
 
 /// What computes a rank's share of steps: one for each kind of device.
 pub(crate) trait Forward: Send + Sync {
@@ -21,31 +22,31 @@ pub(crate) trait Forward: Send + Sync {
 pub struct Pending(Wait);
 
 enum Wait {
-    Ready(Vec<PartialLogit>),
-    Later(Box<dyn FnOnce() -> Result<Vec<PartialLogit>> + Send>),
+    Ready(Partials),
+    Later(Box<dyn FnOnce() -> Result<Partials> + Send>),
 }
 
 // === impl Pending ===
 
 impl Pending {
     /// A step that is computed.
-    pub fn ready(partial_logits: Vec<PartialLogit>) -> Self {
-        Self(Wait::Ready(partial_logits))
+    pub fn ready(partials: Partials) -> Self {
+        Self(Wait::Ready(partials))
     }
 
     /// A step that is computed when `wait` returns.
-    pub fn later(wait: impl FnOnce() -> Result<Vec<PartialLogit>> + Send + 'static) -> Self {
+    pub fn later(wait: impl FnOnce() -> Result<Partials> + Send + 'static) -> Self {
         Self(Wait::Later(Box::new(wait)))
     }
 
-    /// Waits until the step is computed, on any thread: a partial logit of each sequence of the batch, in the order in
-    /// which they were pushed.
+    /// Waits until the step is computed, on any thread: what the rank contributes to each sequence of the batch, in
+    /// the order in which they were pushed.
     ///
     /// # Errors
     /// If the device failed, or another rank has left.
-    pub fn wait(self) -> Result<Vec<PartialLogit>> {
+    pub fn wait(self) -> Result<Partials> {
         match self.0 {
-            Wait::Ready(partial_logits) => Ok(partial_logits),
+            Wait::Ready(partials) => Ok(partials),
             Wait::Later(wait) => wait(),
         }
     }

@@ -29,8 +29,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use collective::Collective;
+use score::Partials;
 
-pub use self::batch::{PackedBatch, Packer, SHORTEST_SHARE, Segment};
+pub use self::batch::{PackedBatch, Packer, Segment};
 pub use self::compute::{Compute, Device, Dtype};
 pub use self::config::{Activation, Architecture, Config, Llama3Scaling, Rope};
 use self::cpu::CpuModel;
@@ -38,7 +39,6 @@ pub use self::error::{Error, Result};
 use self::forward::Forward;
 pub use self::forward::Pending;
 use self::layers::Loader;
-pub use self::layers::PartialLogit;
 pub use self::numerics::numerics;
 use self::weights::Weights;
 
@@ -98,11 +98,11 @@ impl Model {
         self.forward.submit(batch)
     }
 
-    /// This rank's partial logit of each sequence of the batch, in the order in which they were pushed.
+    /// What this rank contributes to each sequence of the batch, in the order in which they were pushed.
     ///
     /// # Errors
     /// Those of [`submit`](Self::submit) and [`Pending::wait`].
-    pub fn forward(&self, batch: &PackedBatch) -> Result<Vec<PartialLogit>> {
+    pub fn forward(&self, batch: &PackedBatch) -> Result<Partials> {
         self.submit(batch)?.wait()
     }
 

@@ -2,6 +2,8 @@
 
 mod words;
 
+mod score;
+
 pub use prost::Message;
 
 /// The public promise: `proto/assay/v1`.

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use prompt::Encoder;
+use score::Versions;
 
 use crate::core::Settings;
 
@@ -36,7 +37,7 @@ pub struct ServiceOptions {
     /// The most items of one stream that have no answer.
     pub stream_items: usize,
     /// The versions of the inner protocol that it speaks.
-    pub protocol: ProtocolRange,
+    pub protocol: Versions,
 }
 
 /// A model that is served.
@@ -60,15 +61,6 @@ pub struct Tenants {
     pub weights: BTreeMap<String, NonZeroU32>,
 }
 
-/// Versions of the inner protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProtocolRange {
-    /// The lowest.
-    pub lowest: u32,
-    /// The highest.
-    pub highest: u32,
-}
-
 // === impl ServiceOptions ===
 
 impl ServiceOptions {
@@ -85,7 +77,7 @@ impl ServiceOptions {
             drain_timeout: Duration::from_secs(30),
             max_message_bytes: 64 << 20,
             stream_items: 1024,
-            protocol: ProtocolRange::CURRENT,
+            protocol: Versions::CURRENT,
         }
     }
 }
@@ -102,18 +94,6 @@ impl Tenants {
     pub(crate) fn label(&self, tenant: &str) -> String {
         let listed = tenant == DEFAULT_TENANT || self.weights.contains_key(tenant);
         if listed { tenant.to_owned() } else { "other".to_owned() }
-    }
-}
-
-// === impl ProtocolRange ===
-
-impl ProtocolRange {
-    /// What this build speaks.
-    pub const CURRENT: Self = Self { lowest: 1, highest: 1 };
-
-    /// Whether this version may be spoken.
-    pub fn contains(self, version: u32) -> bool {
-        (self.lowest..=self.highest).contains(&version)
     }
 }
 

@@ -22,5 +22,5 @@ mod worker;
 pub use self::error::Error;
 pub use self::metrics::BUCKETS;
 pub use self::ranks::{Ranks, RanksOptions};
-pub use self::replica::{Disagreement, Replica, ReplicaOptions, Scores, Step};
+pub use self::replica::{Replica, ReplicaOptions, Scores, Step};
 pub use self::worker::{Patience, Worker, WorkerOptions};

@@ -13,8 +13,9 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
 use collective::{Collective, Seat};
-use model::{Compute, Config, Model, PackedBatch, PartialLogit, Pending};
+use model::{Compute, Config, Model, PackedBatch, Pending};
 use rayon::ThreadPoolBuilder;
+use score::Partials;
 
 use crate::Error;
 
@@ -42,8 +43,8 @@ pub struct Ranks {
     warnings: Vec<String>,
 }
 
-/// Called by each rank with its partial logits of a step.
-pub(crate) type Done = Arc<dyn Fn(usize, Result<Vec<PartialLogit>, model::Error>) + Send + Sync>;
+/// Called by each rank with what it contributes to a step.
+pub(crate) type Done = Arc<dyn Fn(usize, Result<Partials, model::Error>) + Send + Sync>;
 
 struct Job {
     batch: Arc<PackedBatch>,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use collective::{Collective, Solo, threads};
-use model::{Compute, Config, PackedBatch, PartialLogit};
+use model::{Compute, Config, PackedBatch};
+use score::{Disagreement, Partials, add_up_here};
 
 use crate::{Error, Ranks, RanksOptions};
 
@@ -36,24 +37,10 @@ pub struct Step {
 }
 
 /// What a rank computed.
-type Answer = (usize, Result<Vec<PartialLogit>, model::Error>);
+type Answer = (usize, Result<Partials, model::Error>);
 
 /// The score of each sequence of a step, or why it has none.
 pub type Scores = Vec<Result<f32, Disagreement>>;
-
-/// Why the partial logits of a sequence do not make a score.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Disagreement {
-    /// The model computed infinity or NaN.
-    #[error("the score is not a finite number")]
-    NotFinite,
-    /// The ranks computed different rows.
-    #[error("ranks 0 and {0} computed different rows")]
-    Checksum(usize),
-    /// A rank did not answer for every sequence.
-    #[error("rank {0} left out a sequence")]
-    Missing(usize),
-}
 
 /// The ends of a collective over the threads of this process.
 pub(crate) fn over_threads(world_size: usize) -> Vec<Arc<dyn Collective>> {
@@ -108,7 +95,7 @@ impl Replica {
         self.collect(step)
     }
 
-    /// Waits for a step and adds the ranks' partial logits up in rank order.
+    /// Waits for a step and adds up what the ranks contribute.
     ///
     /// # Errors
     /// If a rank could not compute the step, or has stopped. The replica is of no use after that.
@@ -118,7 +105,7 @@ impl Replica {
         let mut failure = None;
         for (rank, answer) in before.into_iter().chain(inbox) {
             match answer {
-                Ok(partial_logits) => answers[rank] = Some(partial_logits),
+                Ok(partials) => answers[rank] = Some(partials),
                 Err(error) => {
                     // others wait for this rank, and would say only that it left
                     self.ranks.leave_seats();
@@ -133,7 +120,7 @@ impl Replica {
         }
         let all = answers.into_iter().enumerate().map(|(rank, answer)| answer.ok_or(Error::RankStopped(rank)));
         let all = all.collect::<Result<Vec<_>, _>>()?;
-        Ok((0..sequences).map(|sequence| add_up(&all, sequence)).collect())
+        Ok((0..sequences).map(|sequence| add_up_here(&all, sequence).map(|outputs| outputs.score)).collect())
     }
 }
 
@@ -152,20 +139,3 @@ impl Step {
         }
     }
 }
-
-/// The score of one sequence: finite, agreed on by all ranks, summed in rank order.
-fn add_up(ranks: &[Vec<PartialLogit>], sequence: usize) -> Result<f32, Disagreement> {
-    let mut score = 0.0;
-    let mut checksum = None;
-    for (rank, partial_logits) in ranks.iter().enumerate() {
-        let partial = partial_logits.get(sequence).ok_or(Disagreement::Missing(rank))?;
-        if *checksum.get_or_insert(partial.checksum) != partial.checksum {
-            return Err(Disagreement::Checksum(rank));
-        }
-        score += partial.logit;
-    }
-    if score.is_finite() { Ok(score) } else { Err(Disagreement::NotFinite) }
-}
-
-#[cfg(test)]
-mod tests;

@@ -3,81 +3,47 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{PackedBatch, PartialLogit, Segment};
+use model::{PackedBatch, Segment};
 use proto::shard::v1 as wire;
+use score::Stamp;
 use wire::attach_response::Message as ToGateway;
 use wire::join_response::Message as ToWorker;
 
-use crate::leader::{Answers, Partials, Piece, Rejection, Tag, Work};
-use crate::plan::Stamp;
-
-/// The versions of the inner protocol that this build speaks.
-pub(crate) const PROTOCOL: wire::ProtocolRange = wire::ProtocolRange { lowest: 1, highest: 1 };
-
-/// The highest version that both sides speak.
-pub(crate) fn common_version(ours: wire::ProtocolRange, theirs: Option<wire::ProtocolRange>) -> Result<u32, String> {
-    let theirs = theirs.unwrap_or_default();
-    let version = ours.highest.min(theirs.highest);
-    if version >= ours.lowest.max(theirs.lowest).max(1) {
-        return Ok(version);
-    }
-    let range = |range: wire::ProtocolRange| format!("{} to {}", range.lowest, range.highest);
-    Err(format!("no common version of the inner protocol: {} here, {} there", range(ours), range(theirs)))
-}
-
-// === stamps ===
-
-impl From<Stamp> for wire::Stamp {
-    fn from(Stamp { generation, epoch, step }: Stamp) -> Self {
-        Self { generation, epoch, step }
-    }
-}
+use crate::leader::{Answers, Computed, Rejection, Report, Submission, Work};
 
 fn stamp(stamp: Option<wire::Stamp>) -> Result<Stamp, String> {
-    let wire::Stamp { generation, epoch, step } = stamp.ok_or("a message without a stamp")?;
-    Ok(Stamp { generation, epoch, step })
+    Ok(stamp.ok_or("a message without a stamp")?.into())
 }
 
 // === between gateways and leaders ===
 
 /// A piece that arrived at `now`. It takes as many credits as its gateway debits itself.
-pub(crate) fn piece(piece: wire::Piece, now: Duration) -> Piece {
-    let tails: usize = piece.tails.iter().map(|tail| tail.ids.len()).sum();
-    Piece {
-        tokens: (piece.prefix.len() + tails) as u64,
-        tag: Tag { piece: piece.piece, attempt: piece.attempt },
-        prefix: piece.prefix,
-        tails: piece.tails.into_iter().map(|tail| (tail.conversation, tail.ids)).collect(),
-        deadline: Some(now.saturating_add(Duration::from_micros(piece.timeout_micros))),
-        urgent: piece.urgent,
-        trace: (!piece.traceparent.is_empty()).then(|| piece.traceparent.into()),
-    }
-}
-
-pub(crate) fn tag(withdrawal: wire::Withdrawal) -> Tag {
-    Tag { piece: withdrawal.piece, attempt: withdrawal.attempt }
+pub(crate) fn submission(mut piece: wire::Piece, now: Duration) -> Submission {
+    let deadline = Some(now.saturating_add(Duration::from_micros(piece.timeout_micros)));
+    let trace = std::mem::take(&mut piece.traceparent);
+    let piece = score::Piece::from(piece);
+    Submission { tokens: piece.tokens(), piece, deadline, trace: (!trace.is_empty()).then(|| trace.into()) }
 }
 
 pub(crate) fn results(answers: &Answers) -> wire::AttachResponse {
-    let rank_step = |(rank, stamp): (usize, &Stamp)| wire::RankStep { rank: rank as u32, stamp: Some((*stamp).into()) };
-    let computed = answers.computed.iter().map(|computed| wire::Computed {
-        piece: computed.tag.piece,
+    let of_sequence = |computed: &Computed| wire::Computed {
+        piece: computed.tag.piece.0,
         attempt: computed.tag.attempt,
         conversation: computed.conversation,
         tokens: computed.tokens as u32,
-        logits: computed.partials.iter().map(|partial| partial.logit).collect(),
-        checksums: computed.partials.iter().map(|partial| partial.checksum).collect(),
-    });
+        logits: answers.contributions(computed).flat_map(|(_, partial)| partial.values).copied().collect(),
+        checksums: answers.contributions(computed).map(|(_, partial)| partial.checksum).collect(),
+    };
     to_gateway(ToGateway::Results(wire::Results {
-        ranks: answers.ranks.iter().enumerate().map(rank_step).collect(),
-        computed: computed.collect(),
+        ranks: answers.ranks.iter().map(|(step, _)| (*step).into()).collect(),
+        computed: answers.computed.iter().map(of_sequence).collect(),
         micros: answers.took.as_micros() as u64,
     }))
 }
 
 pub(crate) fn rejections(rejections: Vec<Rejection>) -> wire::AttachResponse {
     let rejections = rejections.into_iter().map(|Rejection { tag, conversation, problem }| wire::Rejection {
-        piece: tag.piece,
+        piece: tag.piece.0,
         attempt: tag.attempt,
         conversation,
         problem: problem.unwrap_or_default(),
@@ -143,23 +109,23 @@ pub(crate) fn to_worker(message: ToWorker) -> wire::JoinResponse {
     wire::JoinResponse { message: Some(message) }
 }
 
-pub(crate) fn partials_of(partials: &Partials) -> wire::Partials {
-    let of_rank = |(rank, partials): (usize, &Vec<PartialLogit>)| wire::RankPartials {
-        rank: rank as u32,
-        logits: partials.iter().map(|partial| partial.logit).collect(),
-        checksums: partials.iter().map(|partial| partial.checksum).collect(),
-    };
+pub(crate) fn partials(report: Report) -> wire::Partials {
+    let ranks = (report.first_rank as u32..).zip(report.ranks);
     wire::Partials {
-        stamp: Some(partials.stamp.into()),
-        ranks: (partials.first_rank..).zip(&partials.ranks).map(of_rank).collect(),
+        stamp: Some(report.stamp.into()),
+        ranks: ranks.map(|(rank, partials)| wire::RankPartials::new(rank, partials)).collect(),
     }
 }
 
-/// Partial logits that came from the worker that owns these ranks.
+/// What came from the worker that owns these ranks, of a head with so many outputs.
 ///
 /// # Errors
-/// If they are of other ranks, or not as many checksums as logits.
-pub(crate) fn partials(partials: wire::Partials, owned: &std::ops::Range<usize>) -> Result<Partials, String> {
+/// If it is of other ranks, or not as many logits as outputs for each checksum.
+pub(crate) fn report(
+    partials: wire::Partials,
+    owned: &std::ops::Range<usize>,
+    outputs: usize,
+) -> Result<Report, String> {
     let stamp = stamp(partials.stamp)?;
     let first_rank = partials.ranks.first().map_or(owned.start, |first| first.rank as usize);
     let mut ranks = Vec::with_capacity(partials.ranks.len());
@@ -167,17 +133,9 @@ pub(crate) fn partials(partials: wire::Partials, owned: &std::ops::Range<usize>)
         if of_rank.rank as usize != rank || !owned.contains(&rank) {
             return Err(format!("partial logits of rank {}, which the worker does not own", of_rank.rank));
         }
-        if of_rank.logits.len() != of_rank.checksums.len() {
-            return Err(format!(
-                "rank {rank} sent {} logits and {} checksums",
-                of_rank.logits.len(),
-                of_rank.checksums.len()
-            ));
-        }
-        let pairs = of_rank.logits.into_iter().zip(of_rank.checksums);
-        ranks.push(pairs.map(|(logit, checksum)| PartialLogit { logit, checksum }).collect());
+        ranks.push(of_rank.into_partials(outputs).map_err(|error| format!("rank {rank} sent {error}"))?);
     }
-    Ok(Partials { first_rank, stamp, ranks })
+    Ok(Report { first_rank, stamp, ranks })
 }
 
 #[cfg(test)]

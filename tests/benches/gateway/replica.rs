@@ -67,7 +67,7 @@ impl Replica {
         let service = LeaderServiceServer::new(leader.clone()).max_decoding_message_size(usize::MAX);
         let router = network.server().unwrap().add_service(service);
         tokio::spawn(router.serve_with_incoming(listener));
-        let key = Key::new("replicas/made-up/ranks/0").unwrap();
+        let key = Key::new(score::registry::rank("made-up", 0)).unwrap();
         let claim = registry.claim(&[key], Incarnation::random(), &record.encode_to_vec()).await.unwrap();
         Self { leader, _claim: claim }
     }
@@ -98,6 +98,7 @@ impl LeaderService for Leader {
             ranks: 2,
             step_tokens: STEP,
             vocab: self.vocab,
+            outputs: 1,
         }));
         if self.grants.load(SeqCst) {
             let _ = say(Said::Credits(wire::Credits { tokens: STEP as i64 }));

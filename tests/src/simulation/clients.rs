@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use gateway::core::{
-    Disagreement, Dispatch, Event, Failure, Item, LaneId, Outcome, Refusal, ReplicaId, Request, RequestId, TenantId,
+    Dispatch, Event, Failure, Item, LaneId, Outcome, Refusal, ReplicaId, Request, RequestId, TenantId,
 };
+use score::{Disagreement, Tail};
 
 use super::score::{POISON, VOCAB, fingerprint, score};
 use super::world::{LATE, Message, Micros, Random, World, at};
@@ -168,11 +169,12 @@ impl World {
 
     pub(super) fn note_sent(&mut self, dispatch: &Dispatch, place: (ReplicaId, u64)) {
         let asked = self.books.open.get_mut(&dispatch.request).expect("what is sent was asked for");
-        for (number, tail) in &dispatch.conversations {
-            let tokens = dispatch.prefix.iter().chain(tail.iter());
-            assert!(tokens.eq(asked.ask.conversations[*number].iter()));
-            assert!(!asked.answered.contains(number), "sent after it was answered");
-            asked.places.insert(*number, place);
+        for Tail { conversation, ids } in &dispatch.piece.tails {
+            let number = *conversation as usize;
+            let tokens = dispatch.piece.prefix.iter().chain(ids.iter());
+            assert!(tokens.eq(asked.ask.conversations[number].iter()));
+            assert!(!asked.answered.contains(&number), "sent after it was answered");
+            asked.places.insert(number, place);
         }
         *self.books.sent.entry(asked.ask.tenant).or_default() += dispatch.tokens;
     }
@@ -189,7 +191,7 @@ impl World {
         match &result {
             Ok(it) => {
                 let expected = score(tokens, it.stamp.generation, self.shape.ranks);
-                assert_eq!(it.score.to_bits(), expected.to_bits(), "a wrong score");
+                assert_eq!(it.outputs.score.to_bits(), expected.to_bits(), "a wrong score");
                 assert_eq!(it.fingerprint, fingerprint(it.stamp.generation));
                 assert_eq!(asked.places[&conversation], (it.replica, it.stamp.epoch), "of another life");
                 assert!(self.now < deadline, "a score after the deadline");

@@ -1,12 +1,13 @@
 //! Gateway processes: a core each, the lines that it holds, and what it hears of the registry.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway::core::{
-    Action, Answer, Event, Gateway as Core, Limits, Partial, PieceId, ReplicaId, Reply, Routing, Settings, Stamp, Tag,
-    Version, elect,
+    Action, Answer, Event, Gateway as Core, Limits, ReplicaId, Reply, Routing, Settings, Version, elect,
 };
+use score::Partials;
 use shard::leader;
 
 use super::world::{Down, Message, Micros, Up, World, at};
@@ -230,21 +231,11 @@ impl World {
                 self.note_sent(&dispatch, (replica, epoch));
                 let patience = dispatch.deadline.since(at(self.now)).as_micros() as Micros;
                 assert!(patience > 0, "sent what nobody waits for");
-                let tails = dispatch.conversations.iter().map(|(number, tail)| (*number as u32, tail.to_vec()));
-                let piece = leader::Piece {
-                    tag: leader::Tag { piece: dispatch.tag.piece.0, attempt: dispatch.tag.attempt },
-                    prefix: dispatch.prefix.to_vec(),
-                    tails: tails.collect(),
-                    tokens: dispatch.tokens,
-                    deadline: None,
-                    urgent: dispatch.urgent,
-                    trace: None,
-                };
-                self.send_up(line, Up::Piece(piece, patience));
+                assert_eq!(dispatch.tokens, dispatch.piece.tokens());
+                self.send_up(line, Up::Piece(dispatch.piece, patience));
             }
             // the line may have ended in this moment, or a newer one have taken its place
             Action::Withdraw { replica, epoch, tag } => {
-                let tag = leader::Tag { piece: tag.piece.0, attempt: tag.attempt };
                 let line = self.gateways[number].lines.get(&(replica.0 as usize)).copied();
                 if let Some(line) = line.filter(|line| self.lines[*line].epoch == epoch) {
                     self.send_up(line, Up::Withdraw(tag));
@@ -267,28 +258,18 @@ impl World {
     }
 }
 
-fn tag(tag: leader::Tag) -> Tag {
-    Tag { piece: PieceId(tag.piece), attempt: tag.attempt }
-}
-
 fn answers_of(answers: &leader::Answers) -> Vec<Answer> {
-    let stamp = |stamp: &shard::plan::Stamp| {
-        let shard::plan::Stamp { generation, epoch, step } = *stamp;
-        Stamp { generation, epoch, step }
-    };
+    let ranks: Arc<[_]> = answers.ranks.iter().map(|(step, _)| *step).collect();
     let answer = |computed: &leader::Computed| {
-        let ranks = answers.ranks.iter().map(stamp).zip(&computed.partials).enumerate();
-        let partial = |(rank, (stamp, partial)): (usize, (Stamp, &model::PartialLogit))| {
-            let model::PartialLogit { logit, checksum } = *partial;
-            Partial { rank, stamp, logit, checksum }
-        };
-        let reply = Reply::Computed { partials: ranks.map(partial).collect(), tokens: computed.tokens as u32 };
-        Answer { tag: tag(computed.tag), conversation: computed.conversation as usize, reply }
+        let mut partials = Partials::empty(1);
+        answers.contributions(computed).for_each(|(_, partial)| partials.push(partial));
+        let reply = Reply::Computed { ranks: Arc::clone(&ranks), partials, tokens: computed.tokens as u32 };
+        Answer { tag: computed.tag, conversation: computed.conversation as usize, reply }
     };
     answers.computed.iter().map(answer).collect()
 }
 
 fn rejection(rejection: leader::Rejection) -> Answer {
     let reply = rejection.problem.map_or(Reply::Declined, Reply::Failed);
-    Answer { tag: tag(rejection.tag), conversation: rejection.conversation as usize, reply }
+    Answer { tag: rejection.tag, conversation: rejection.conversation as usize, reply }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gateway::core::{Announcement, ReplicaId, Version};
-use model::{Packer, PartialLogit};
-use shard::leader::{Action, Ending, Event, Leader, Partials, Piece, Settings, Tag, Work};
-use shard::plan::{self, Allowance, Change, GatewayId, Stamp};
+use model::Packer;
+use score::{Partials, Piece, Stamp, Tag};
+use shard::leader::{Action, Ending, Event, Leader, Report, Settings, Submission, Work};
+use shard::plan::{self, Allowance, Change, GatewayId};
 
 use super::gateways::News;
 use super::score::{VOCAB, fingerprint, partial, sequences};
@@ -52,7 +53,7 @@ pub(super) struct Waiting {
 }
 
 pub(super) enum Internal {
-    Computed(Partials),
+    Computed(Report),
     Drain,
     Die(Death),
 }
@@ -153,7 +154,7 @@ impl World {
                 self.end(replica, death);
             }
             what if it.hung => it.stash.push(Message::Within(replica, number, what)),
-            Internal::Computed(partials) => self.lead(replica, Event::Computed(partials)),
+            Internal::Computed(report) => self.lead(replica, Event::Computed(report)),
             Internal::Drain => {
                 epoch.draining = true;
                 self.lead(replica, Event::Drain);
@@ -195,7 +196,8 @@ impl World {
                     epoch.note_waiting(line, &piece, deadline);
                 }
                 let deadline = Some(Duration::from_micros(deadline - epoch.start));
-                self.lead(replica, Event::Arrived(gateway, Piece { deadline, ..piece }));
+                let submission = Submission { tokens: piece.tokens(), piece, deadline, trace: None };
+                self.lead(replica, Event::Arrived(gateway, submission));
             }
             Up::Withdraw(tag) => {
                 epoch.waiting.retain(|it| (it.line, it.tag) != (line, tag));
@@ -210,7 +212,8 @@ impl World {
         let generation = self.replicas[replica].epoch.as_ref().unwrap().generation;
         let version = Version { generation, fingerprint: fingerprint(generation) };
         let (ranks, step_tokens) = (self.shape.ranks, self.shape.budget as u64);
-        let announced = Announcement { replica: ReplicaId(replica as u64), epoch, version, ranks, step_tokens };
+        let announced =
+            Announcement { replica: ReplicaId(replica as u64), epoch, version, ranks, outputs: 1, step_tokens };
         self.send_down(line, Down::Welcome(announced));
     }
 
@@ -272,41 +275,49 @@ impl World {
             if silent.is_some_and(|rank| ranks.contains(&rank)) {
                 continue;
             }
-            let of_rank = |rank| sequences.iter().map(|tokens| partial(tokens, generation, rank)).collect();
-            let mut partials = Partials { first_rank, stamp: work.stamp, ranks: ranks.clone().map(of_rank).collect() };
-            partials.stamp.step += u64::from(skips.is_some_and(|rank| ranks.contains(&rank)));
+            let of_rank = |rank| {
+                let (logits, checksums) = sequences.iter().map(|tokens| partial(tokens, generation, rank)).unzip();
+                Partials::new(1, logits, checksums).unwrap()
+            };
+            let mut report = Report { first_rank, stamp: work.stamp, ranks: ranks.clone().map(of_rank).collect() };
+            report.stamp.step += u64::from(skips.is_some_and(|rank| ranks.contains(&rank)));
             if let Some(rank) = wrong.filter(|rank| ranks.contains(rank)) {
-                self.tamper(rank, &mut partials);
+                self.tamper(rank, &mut report);
                 // the leader does not go on with ranks that cannot count
-                let short = partials.ranks.iter().any(|of_rank| of_rank.len() < sequences.len());
+                let short = report.ranks.iter().any(|of_rank| of_rank.len() < sequences.len());
                 self.replicas[replica].epoch.as_mut().unwrap().hurt |= short;
             }
             let arrives = free_at + self.delay();
             let heard = &mut self.replicas[replica].epoch.as_mut().unwrap().heard[first_rank];
             *heard = arrives.max(*heard);
             let after = *heard - now;
-            self.post(after, Message::Within(replica, number, Internal::Computed(partials)));
+            self.post(after, Message::Within(replica, number, Internal::Computed(report)));
         }
     }
 
     /// A rank computes something else, or says so.
-    fn tamper(&mut self, rank: usize, partials: &mut Partials) {
+    fn tamper(&mut self, rank: usize, report: &mut Report) {
         self.books.wronged = true;
         let kinds = if self.shape.ranks > 1 { 5 } else { 3 };
-        let of_rank = &mut partials.ranks[rank - partials.first_rank];
+        let of_rank = &mut report.ranks[rank - report.first_rank];
+        let (mut logits, mut checksums) = of_rank.clone().into_parts();
         let place = self.random.below(of_rank.len() as u64) as usize;
         match self.random.below(kinds) {
-            0 => of_rank[place].logit = f32::NAN,
-            1 => drop(of_rank.pop()),
+            0 => logits[place] = f32::NAN,
+            1 => drop((logits.pop(), checksums.pop())),
             // of another life, which nothing else gives away
             2 => {
-                partials.stamp.epoch -= 1;
-                partials.ranks.iter_mut().flatten().for_each(|partial| partial.logit += 1.0);
+                report.stamp.epoch -= 1;
+                logits.iter_mut().for_each(|logit| *logit += 1.0);
             }
             // another row; only with another rank can that be known
-            3 => of_rank[place] = PartialLogit { logit: 1.0, checksum: of_rank[place].checksum ^ 1 },
-            _ => of_rank.rotate_left(1),
+            3 => (logits[place], checksums[place]) = (1.0, checksums[place] ^ 1),
+            _ => {
+                logits.rotate_left(1);
+                checksums.rotate_left(1);
+            }
         }
+        *of_rank = Partials::new(1, logits, checksums).unwrap();
     }
 }
 
@@ -314,8 +325,8 @@ impl World {
 
 impl Epoch {
     fn note_waiting(&mut self, line: usize, piece: &Piece, deadline: Micros) {
-        for (_, tail) in &piece.tails {
-            let tokens = [&piece.prefix[..], tail].concat();
+        for tail in &piece.tails {
+            let tokens = [&piece.prefix[..], &tail.ids].concat();
             self.waiting.push(Waiting { line, tag: piece.tag, tokens, deadline });
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{PackedBatch, PartialLogit};
+use model::PackedBatch;
 
 use super::world::Random;
 
@@ -10,17 +10,17 @@ use super::world::Random;
 pub(super) const POISON: u32 = 666;
 pub(super) const VOCAB: u32 = 50_000;
 
-/// What a rank computes of a sequence.
-pub(super) fn partial(tokens: &[u32], generation: u64, rank: usize) -> PartialLogit {
+/// What a rank computes of a sequence: its logit, and a checksum.
+pub(super) fn partial(tokens: &[u32], generation: u64, rank: usize) -> (f32, u64) {
     let mix = |hash: u64, token: &u32| (hash ^ u64::from(*token)).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
     let checksum = Random(tokens.iter().fold(generation, mix)).next();
     let logit = ((checksum >> (16 * rank)) & 0xffff) as f32 / 777.0 - 40.0;
-    PartialLogit { logit: if tokens.contains(&POISON) { f32::NAN } else { logit }, checksum }
+    (if tokens.contains(&POISON) { f32::NAN } else { logit }, checksum)
 }
 
 /// The score of a sequence.
 pub(super) fn score(tokens: &[u32], generation: u64, ranks: usize) -> f32 {
-    (0..ranks).fold(0.0, |sum, rank| sum + partial(tokens, generation, rank).logit)
+    (0..ranks).fold(0.0, |sum, rank| sum + partial(tokens, generation, rank).0)
 }
 
 /// What the bits of the scores depend on.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use gateway::core::{Announcement, Time};
-use shard::leader::{Answers, Piece, Rejection, Tag};
+use score::{Piece, Tag};
+use shard::leader::{Answers, Rejection};
 
 use super::clients::{Ask, Books};
 use super::gateways::{Gateway, News};

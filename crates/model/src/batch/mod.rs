@@ -6,8 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Sequences with a shorter common start are not merged: one more segment would cost more than these tokens.
-pub const SHORTEST_SHARE: usize = 16;
+use score::{SHORTEST_SHARE, common_prefix, shared_prefix};
 
 /// A run of tokens that a step computes once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,14 +120,9 @@ impl Packer {
     }
 
     fn cost_at(&self, place: usize, sequence: &[u32]) -> usize {
-        let before = if place == 0 { 0 } else { common_prefix(self.at(place - 1), sequence) };
-        let shared = before.max(common_prefix(self.at(place), sequence));
-        sequence.len() - if shared < SHORTEST_SHARE { 0 } else { shared }
+        let before = if place == 0 { 0 } else { shared_prefix(self.at(place - 1), sequence) };
+        sequence.len() - before.max(shared_prefix(self.at(place), sequence))
     }
-}
-
-fn common_prefix(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// A prefix tree that is being built, from its roots.

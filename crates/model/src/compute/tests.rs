@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::mpsc::channel;
 
+use score::Partials;
+
 use super::*;
 use crate::Pending;
-use crate::layers::PartialLogit;
 use crate::numerics;
 
 fn config(name: &str, model_type: &str) -> Config {
@@ -58,7 +59,7 @@ fn gemma2_is_beyond_the_range_of_f16() {
 
 #[test]
 fn a_step_is_waited_for_on_any_thread() {
-    let logits = |logit| vec![PartialLogit { logit, checksum: 7 }];
+    let logits = |logit| Partials::new(1, vec![logit], vec![7]).unwrap();
     assert_eq!(Pending::ready(logits(1.0)).wait().unwrap(), logits(1.0));
     let (sender, inbox) = channel();
     let pending = Pending::later(move || inbox.recv().map_err(|error| Error::Device(error.to_string())));

@@ -94,6 +94,11 @@ const LARGEST_SIZE: usize = 1 << 24;
 const MOST_LAYERS: usize = 1_000;
 
 impl Config {
+    /// The outputs of the head: models with another number are refused.
+    pub fn outputs(&self) -> usize {
+        1
+    }
+
     /// Reads the text of a config.json; `file` names it in errors. Returns the warnings too.
     ///
     /// # Errors

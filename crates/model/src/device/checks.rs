@@ -221,22 +221,27 @@ impl Lab<'_> {
     }
 
     fn head(&self) -> Result<Vec<Check>> {
-        let (rows, hidden, first, columns) = (4, 264, 66, 132);
+        let (rows, hidden, first, columns, outputs) = (4, 264, 66, 132, 2);
         let (x, weight) = (self.draw(10, rows * hidden, 3.0)?, self.draw_f32(11, hidden)?);
-        let score = self.draw_f32(12, columns)?;
-        let (logits, checksums) = (self.words(&vec![0; rows])?, self.words(&vec![0; 2 * rows])?);
+        let score = self.draw_f32(12, outputs * columns)?;
+        let (logits, checksums) = (self.words(&vec![0; outputs * rows])?, self.words(&vec![0; 2 * rows])?);
         let norm = Norm { weight: weight.address(), ..Norm::of(x.address(), hidden, 1e-6) };
+        let (logits_at, checksums_at) = (logits.address(), checksums.address());
         let head =
-            Head { weight: score.address(), first, columns, logits: logits.address(), checksums: checksums.address() };
+            Head { weight: score.address(), first, columns, outputs, logits: logits_at, checksums: checksums_at };
         self.kernels().head(&norm, &head, rows)?;
-        let mut bytes = vec![0; rows * 4];
+        let mut bytes = vec![0; outputs * rows * 4];
         self.device.download(logits.address(), &mut bytes)?;
         let computed: Vec<f64> = from_bytes(Dtype::F32, &bytes).into_iter().map(f64::from).collect();
         let mut sums = vec![0; rows * 8];
         self.device.download(checksums.address(), &mut sums)?;
         let row = |row: usize| normed(&x.values[row * hidden..][..hidden], &weight.values);
-        let logit = |i: usize| row(i)[first..first + columns].iter().zip(&score.values).map(|(x, w)| x * w).sum();
-        let reference: Vec<f64> = (0..rows).map(logit).collect();
+        let part = |row: &[f64], weight: &[f64]| row.iter().zip(weight).map(|(x, w)| x * w).sum::<f64>();
+        let logits = |i: usize| {
+            let row = row(i);
+            score.values.chunks_exact(columns).map(move |weight| part(&row[first..first + columns], weight)).collect()
+        };
+        let reference: Vec<f64> = (0..rows).flat_map(|i| -> Vec<f64> { logits(i) }).collect();
         // equal rows have equal checksums, others have not: the device computes the same rows once more
         self.kernels().head(&norm, &head, rows)?;
         let mut again = vec![0; rows * 8];

@@ -4,17 +4,22 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use score::Partials;
+
 use super::plan::{CHECKSUM_BYTES, DevicePlan};
 use super::{Device, Slot};
 use crate::error::{Error, Result};
-use crate::layers::PartialLogit;
 
 /// Steps that are planned, sent or computed at the same time.
 pub(super) const IN_FLIGHT: usize = 2;
 
-/// The steps of one device: slots that are free, and steps that are not done.
-pub(super) struct Flights(Mutex<Board>);
+/// The steps of one device.
+pub(super) struct Flights {
+    board: Mutex<Board>,
+    outputs: usize,
+}
 
+/// Slots that are free, and steps that are not done.
 struct Board {
     free: Vec<Box<dyn Slot>>,
     /// The oldest first.
@@ -26,21 +31,22 @@ pub(super) struct Flight(Mutex<State>);
 
 enum State {
     Flying { slot: Box<dyn Slot>, pooled: usize, pooled_row: Vec<usize> },
-    Landed(Result<Vec<PartialLogit>>),
+    Landed(Result<Partials>),
     Taken,
 }
 
 // === impl Flights ===
 
 impl Flights {
-    pub(super) fn new(device: &dyn Device, step_tokens: usize) -> Result<Self> {
-        let sizes = DevicePlan::most_bytes(step_tokens);
+    /// Room for steps of a head with so many outputs.
+    pub(super) fn new(device: &dyn Device, step_tokens: usize, outputs: usize) -> Result<Self> {
+        let sizes = DevicePlan::most_bytes(step_tokens, outputs);
         let free = (0..IN_FLIGHT).map(|_| device.slot(sizes)).collect::<Result<_>>()?;
-        Ok(Self(Mutex::new(Board { free, flying: VecDeque::new() })))
+        Ok(Self { board: Mutex::new(Board { free, flying: VecDeque::new() }), outputs })
     }
 
     fn board(&self) -> MutexGuard<'_, Board> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a step: `enqueue` gives it to the device, with a slot that is free or that the oldest step leaves.
@@ -63,7 +69,7 @@ impl Flights {
     }
 
     /// Waits for a step and takes what it computed.
-    pub(super) fn finish(&self, flight: &Arc<Flight>) -> Result<Vec<PartialLogit>> {
+    pub(super) fn finish(&self, flight: &Arc<Flight>) -> Result<Partials> {
         self.land(flight);
         self.board().flying.retain(|other| !Arc::ptr_eq(other, flight));
         flight.take()
@@ -82,10 +88,19 @@ impl Flights {
     fn land(&self, flight: &Flight) {
         let mut state = flight.state();
         let State::Flying { slot, pooled, pooled_row } = &mut *state else { return };
-        let landed = slot.wait().map(|results| partial_logits(results, *pooled, pooled_row));
+        let landed = slot.wait().and_then(|results| self.partials(results, *pooled, pooled_row));
         if let State::Flying { slot, .. } = std::mem::replace(&mut *state, State::Landed(landed)) {
             self.board().free.push(slot);
         }
+    }
+
+    /// Results of pooled rows, checksums first, as those of sequences.
+    fn partials(&self, results: &[u8], pooled: usize, pooled_row: &[usize]) -> Result<Partials> {
+        let (checksums, logits) = results.split_at(pooled * CHECKSUM_BYTES);
+        let checksums = checksums.as_chunks().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect();
+        let logits = logits.as_chunks().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect();
+        let partials = Partials::new(self.outputs, logits, checksums);
+        Ok(partials.map_err(|error| Error::Device(error.to_string()))?.select(pooled_row))
     }
 
     /// A slot, after the oldest step if too many are in flight.
@@ -111,21 +126,10 @@ impl Flight {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self) -> Result<Vec<PartialLogit>> {
+    fn take(&self) -> Result<Partials> {
         match std::mem::replace(&mut *self.state(), State::Taken) {
             State::Landed(result) => result,
             State::Flying { .. } | State::Taken => Err(Error::Device("a step's results were taken twice".into())),
         }
     }
-}
-
-/// Results of pooled rows, checksums first, to those of sequences.
-fn partial_logits(results: &[u8], pooled: usize, pooled_row: &[usize]) -> Vec<PartialLogit> {
-    let (checksums, logits) = results.split_at(pooled * CHECKSUM_BYTES);
-    let (checksums, logits) = (checksums.as_chunks::<8>().0, logits.as_chunks::<4>().0);
-    let of_row = |&row: &usize| PartialLogit {
-        logit: f32::from_ne_bytes(logits[row]),
-        checksum: u64::from_ne_bytes(checksums[row]),
-    };
-    pooled_row.iter().map(of_row).collect()
 }

@@ -93,7 +93,7 @@ arguments!(Attention {
     soft_cap: f64,
     window: usize,
 });
-arguments!(Head { weight: Address, first: usize, columns: usize, logits: Address, checksums: Address });
+arguments!(Head { weight: Address, first: usize, columns: usize, outputs: usize, logits: Address, checksums: Address });
 arguments!(
     /// Row i of `out` is row `rows[i]` of `x`, which holds rows first .. end; zeros for other rows.
     Gather { x: Address, rows: Address, out: Address, width: usize, stride: usize, first: usize, end: usize }

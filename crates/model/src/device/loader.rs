@@ -55,12 +55,13 @@ impl<'a> DeviceLoader<'a> {
         let embedding = self.matrix(&[Slice { name, shape, rows: 0..config.vocab, columns: 0..config.hidden }])?.weight;
         let layers = (0..config.layers()).map(|layer| self.layer(layer)).collect::<Result<_>>()?;
         let own = self.own(config.hidden);
-        let head = self.head()?;
+        let head: Vec<f32> =
+            self.head()?.chunks_exact(config.hidden).flat_map(|row| &row[own.clone()]).copied().collect();
         let weights = DeviceWeights {
             embedding,
             layers,
             final_norm: self.norm("model.norm", config.hidden)?,
-            head: self.floats(&head[own])?,
+            head: self.floats(&head)?,
             inverse_frequencies: self.floats(&ops::inverse_frequencies(&config.rope, config.head_dim))?,
         };
         Ok((weights, self.memories))
@@ -163,13 +164,14 @@ impl<'a> DeviceLoader<'a> {
         }
     }
 
-    /// The head's weights, in the numbers that a checkpoint would hold.
+    /// The head's weights, [outputs, hidden], in the numbers that a checkpoint would hold.
     fn head(&self) -> Result<Vec<f32>> {
-        let (name, hidden, dtype) = ("score.weight", self.config.hidden, self.device.dtype());
+        let (name, dtype) = ("score.weight", self.device.dtype());
+        let shape = [self.config.outputs(), self.config.hidden];
         let number = |i| round(dtype, (hash::uniform(hash::seed(name), i) - 0.5) * HASH_WIDTH as f32);
         match self.source {
-            Source::Files(weights) => weights.matrix(name, [1, hidden]),
-            Source::Hash => Ok((0..hidden as u64).map(number).collect()),
+            Source::Files(weights) => weights.matrix(name, shape),
+            Source::Hash => Ok((0..(shape[0] * shape[1]) as u64).map(number).collect()),
         }
     }
 

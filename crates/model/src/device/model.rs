@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use score::Partials;
+
 use super::flight::Flights;
 use super::kernels::{Attention, Embed, Gated, Gather, Head, Kernels, Norm, Rope, RopeTable};
 use super::layers::{DeviceLayer, DeviceWeights};
 use super::loader::{DeviceLoader, Source};
-use super::plan::{CHECKSUM_BYTES, DevicePlan, PlanAddresses, RESULT_BYTES};
+use super::plan::{CHECKSUM_BYTES, DevicePlan, PlanAddresses};
 use super::reduce::{Join, Reduction};
 use super::room::{Room, check_memory};
 use super::shape::{Shape, matrix_shapes};
@@ -56,7 +58,7 @@ impl DeviceModel {
     ) -> Result<Self> {
         let (room, memory) = Room::new(&shape, &*device, step_tokens)?;
         memories.push(memory);
-        let flights = Flights::new(&*device, step_tokens)?;
+        let flights = Flights::new(&*device, step_tokens, shape.config.outputs())?;
         Ok(Self { shape, weights, room, flights, _memories: memories, device })
     }
 
@@ -91,7 +93,7 @@ impl DeviceModel {
             self.reduction().join(&Join { weight: next.norms.before_attention, ..joined })?;
         }
         self.finish(last, plan, (&at, slot.results()))?;
-        slot.receive(plan.pooled * RESULT_BYTES)
+        slot.receive(DevicePlan::result_bytes(plan.pooled, self.shape.config.outputs()))
     }
 
     /// The embedding, its norm, and the tables of the positions' angles.
@@ -221,7 +223,8 @@ impl DeviceModel {
         let shape = &self.shape;
         let own = share(shape.config.hidden, shape.rank, shape.world_size);
         let (checksums, logits) = (results, results + pooled * CHECKSUM_BYTES);
-        let head = Head { weight: self.weights.head, first: own.start, columns: own.len(), logits, checksums };
+        let (first, columns, outputs) = (own.start, own.len(), shape.config.outputs());
+        let head = Head { weight: self.weights.head, first, columns, outputs, logits, checksums };
         self.kernels().head(&norm, &head, pooled)
     }
 
@@ -292,7 +295,7 @@ impl Drop for DeviceModel {
 impl Forward for Arc<DeviceModel> {
     fn submit(&self, batch: &PackedBatch) -> Result<Pending> {
         if batch.ends.is_empty() {
-            return Ok(Pending::ready(Vec::new()));
+            return Ok(Pending::ready(Partials::empty(self.shape.config.outputs())));
         }
         let model = Self::clone(self);
         let flight = self.flights.start(DevicePlan::new(batch), |plan, slot| self.enqueue(plan, slot))?;

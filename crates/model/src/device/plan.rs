@@ -42,9 +42,8 @@ pub(crate) struct PlanAddresses {
 
 /// Words of a tile and of a segment: kernels/args.h.
 const RECORD: usize = 4;
-/// Results of a pooled row: the checksums of all rows come first, then the logits.
+/// The first result of a pooled row: the checksums of all rows come first, then the logits, [pooled, outputs].
 pub(crate) const CHECKSUM_BYTES: usize = 8;
-pub(crate) const RESULT_BYTES: usize = CHECKSUM_BYTES + 4;
 /// The most words of a plan for each token of a step: there may be as many tiles, segments and pooled rows as tokens.
 const MOST_WORDS: usize = 3 * RECORD + 4;
 
@@ -114,9 +113,14 @@ impl DevicePlan {
         }
     }
 
-    /// The most bytes of a plan of `tokens` tokens, and of its results: a logit and a checksum for each pooled row.
-    pub(crate) fn most_bytes(tokens: usize) -> SlotSizes {
-        SlotSizes { upload: tokens * MOST_WORDS * 4, download: tokens * RESULT_BYTES }
+    /// Bytes of the results of so many pooled rows.
+    pub(crate) fn result_bytes(pooled: usize, outputs: usize) -> usize {
+        pooled * (CHECKSUM_BYTES + outputs * 4)
+    }
+
+    /// The most bytes of a plan of `tokens` tokens, and of its results: every row may be pooled.
+    pub(crate) fn most_bytes(tokens: usize, outputs: usize) -> SlotSizes {
+        SlotSizes { upload: tokens * MOST_WORDS * 4, download: Self::result_bytes(tokens, outputs) }
     }
 }
 

@@ -84,7 +84,7 @@ pub(super) fn check_memory(shape: &Shape, device: &dyn Device, step_tokens: usiz
     // the norms are held in f32 and counted with the rest: the spare bytes are more than that
     let weights = shape.config.parameters_of_rank(shape.world_size) * device.dtype().size();
     let (_, room) = Room::plan(shape, device.dtype().size(), step_tokens);
-    let plans = DevicePlan::most_bytes(step_tokens);
+    let plans = DevicePlan::most_bytes(step_tokens, shape.config.outputs());
     let ranks = if shape.world_size > 1 { JOINING_BYTES } else { 0 };
     let needed = weights + room + IN_FLIGHT * (plans.upload + plans.download) + ranks + SPARE_BYTES;
     if needed <= free {

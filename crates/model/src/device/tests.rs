@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use collective::{Collective, Solo, threads};
+use score::{Partials, add_up_here};
 use serde_json::Value;
 
 use super::host::HostDevice;
@@ -12,7 +13,6 @@ use crate::batch::Packer;
 use crate::compute::Dtype;
 use crate::config::Config;
 use crate::forward::Forward;
-use crate::layers::PartialLogit;
 use crate::weights::Weights;
 
 #[test]
@@ -73,17 +73,12 @@ fn step(sequences: &[Arc<[u32]>]) -> crate::PackedBatch {
 
 fn scores(ranks: &[Arc<DeviceModel>], sequences: &[Arc<[u32]>]) -> Vec<f32> {
     let batch = step(sequences);
-    let partial: Vec<Vec<PartialLogit>> = std::thread::scope(|scope| {
+    let ranks: Vec<Partials> = std::thread::scope(|scope| {
         let compute = |rank: &Arc<DeviceModel>| rank.submit(&batch).unwrap().wait().unwrap();
         let running: Vec<_> = ranks.iter().map(|rank| scope.spawn(move || compute(rank))).collect();
         running.into_iter().map(|rank| rank.join().unwrap()).collect()
     });
-    (0..sequences.len())
-        .map(|i| {
-            assert!(partial.iter().all(|rank| rank[i].checksum == partial[0][i].checksum), "ranks differ in a row");
-            partial.iter().map(|rank| rank[i].logit).sum()
-        })
-        .collect()
+    (0..sequences.len()).map(|place| add_up_here(&ranks, place).unwrap().score).collect()
 }
 
 const CHECKPOINTS: [&str; 4] = ["gemma2-v4", "gemma2-v5", "llama-sharded", "qwen3"];

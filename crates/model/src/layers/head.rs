@@ -1,50 +1,54 @@
-//! The score head: one number for a pooled row, in parts that the ranks compute from their columns.
+//! The score head: what a pooled row is worth, in parts that the ranks compute from their columns.
 
 use std::ops::Range;
 
 use candle_core::Tensor;
+use score::{Partial, Partials};
 
 use crate::error::Result;
 use crate::ops;
 
-/// One rank's part of a linear head with one output and no bias.
+/// One rank's part of a linear head without a bias.
 pub(crate) struct Head {
-    /// The weights of the rank's columns.
+    /// The weights of the rank's columns, [outputs, columns].
     weight: Vec<f32>,
+    outputs: usize,
     columns: Range<usize>,
-}
-
-/// What one rank contributes to the score of one conversation.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PartialLogit {
-    /// The rank's columns of the pooled row times its part of the head. The score is the sum over the ranks.
-    pub logit: f32,
-    /// A checksum of the bits of the whole pooled row, which every rank holds: ranks that differ in it have not
-    /// computed the same thing.
-    pub checksum: u64,
 }
 
 // === impl Head ===
 
 impl Head {
-    pub(crate) fn new(weight: &[f32], columns: Range<usize>) -> Self {
-        Self { weight: weight[columns.clone()].to_vec(), columns }
+    /// A rank's columns of a `weight` [outputs, hidden].
+    pub(crate) fn new(weight: &[f32], outputs: usize, columns: Range<usize>) -> Self {
+        let hidden = weight.len() / outputs.max(1);
+        let own = weight.chunks_exact(hidden).flat_map(|row| &row[columns.clone()]);
+        Self { weight: own.copied().collect(), outputs, columns }
     }
 
-    /// `rows` [rows, hidden], after the final norm, to a partial logit each.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Adds what this rank contributes to each of `rows` [rows, hidden], which are after the final norm.
     ///
     /// # Errors
     /// If `rows` is not a matrix on the CPU.
-    pub(crate) fn forward(&self, rows: &Tensor) -> Result<Vec<PartialLogit>> {
+    pub(crate) fn forward(&self, rows: &Tensor, partials: &mut Partials) -> Result<()> {
         let (_, hidden) = rows.dims2()?;
-        let values = ops::values(rows)?;
-        Ok(values.chunks_exact(hidden).map(|row| self.score(row)).collect())
+        let mut values = vec![0.0; self.outputs];
+        for row in ops::values(rows)?.chunks_exact(hidden) {
+            let weights = self.weight.chunks_exact(self.columns.len());
+            values.iter_mut().zip(weights).for_each(|(value, weight)| *value = self.part(row, weight));
+            partials.push(Partial { values: &values, checksum: checksum(row) });
+        }
+        Ok(())
     }
 
     /// Adds in f64 and in order: there are few rows, and no rounding is lost to the order.
-    fn score(&self, row: &[f32]) -> PartialLogit {
-        let products = row[self.columns.clone()].iter().zip(&self.weight).map(|(&x, &w)| f64::from(x) * f64::from(w));
-        PartialLogit { logit: products.sum::<f64>() as f32, checksum: checksum(row) }
+    fn part(&self, row: &[f32], weight: &[f32]) -> f32 {
+        let products = row[self.columns.clone()].iter().zip(weight).map(|(&x, &w)| f64::from(x) * f64::from(w));
+        products.sum::<f64>() as f32
     }
 }
 
@@ -54,3 +58,6 @@ fn checksum(row: &[f32]) -> u64 {
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     row.iter().fold(OFFSET, |hash, x| (hash ^ u64::from(x.to_bits())).wrapping_mul(PRIME))
 }
+
+#[cfg(test)]
+mod tests;

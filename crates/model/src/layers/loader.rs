@@ -62,9 +62,9 @@ impl Loader<'_> {
     }
 
     pub(crate) fn head(&self) -> Result<Head> {
-        let hidden = self.config.hidden;
-        let weight = self.weights.matrix("score.weight", [1, hidden])?;
-        Ok(Head::new(&weight, self.own(hidden)))
+        let (outputs, hidden) = (self.config.outputs(), self.config.hidden);
+        let weight = self.weights.matrix("score.weight", [outputs, hidden])?;
+        Ok(Head::new(&weight, outputs, self.own(hidden)))
     }
 
     fn transposed(&self, slices: &[Slice<'_>]) -> Result<Tensor> {

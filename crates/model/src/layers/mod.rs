@@ -14,7 +14,6 @@ mod mlp;
 pub(crate) use self::attention::{AttentionLayer, QueryKeyNorms};
 pub(crate) use self::embedding::Embedding;
 pub(crate) use self::head::Head;
-pub use self::head::PartialLogit;
 pub(crate) use self::linear::Linear;
 pub(crate) use self::loader::Loader;
 pub(crate) use self::mlp::Mlp;

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use collective::{Collective, Solo};
+use score::Partials;
 
 pub use self::matmuls::{MatmulRate, RowTrial, rows};
 use crate::batch::PackedBatch;
@@ -27,7 +28,6 @@ use crate::device::timed::{Kind, Span, Timed};
 use crate::device::{Device as _, DeviceModel, Source, checks, hash, matrix_shapes};
 use crate::error::{Error, Result};
 use crate::forward::{Forward, Pending};
-use crate::layers::PartialLogit;
 use crate::weights::Weights;
 
 /// One rank of a model on a device, with what a server does not need of it.
@@ -219,7 +219,7 @@ impl Trial {
     ///
     /// # Errors
     /// Those of [`Model::forward`](crate::Model::forward).
-    pub fn forward(&self, batch: &PackedBatch) -> Result<Vec<PartialLogit>> {
+    pub fn forward(&self, batch: &PackedBatch) -> Result<Partials> {
         self.submit(batch)?.wait()
     }
 

@@ -26,7 +26,7 @@ fn random_weights_make_the_same_scores_each_time() {
     let scores = || Trial::random(COMPUTE, &config()).unwrap().forward(&batch(&[40, 23])).unwrap();
     let first = scores();
     assert_eq!(first, scores());
-    assert!(first.iter().all(|score| score.logit.is_finite() && score.logit != 0.0), "{first:?}");
+    assert!(first.iter().all(|partial| partial.values[0].is_finite() && partial.values[0] != 0.0), "{first:?}");
 }
 
 #[test]

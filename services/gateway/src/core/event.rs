@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::{
-    Announcement, Disagreement, Dispatch, Partial, Refusal, ReplicaId, Request, RequestId, Stamp, Tag, Version,
-};
+use score::{Disagreement, Outputs, Partials, RankStep, Stamp, Tag};
+
+use crate::core::{Announcement, Dispatch, Refusal, ReplicaId, Request, RequestId, Version};
 
 /// Something that happens.
 #[derive(Debug, Clone)]
@@ -70,8 +70,10 @@ pub struct Answer {
 pub enum Reply {
     /// The ranks computed it.
     Computed {
-        /// What each of them contributes, in any order.
-        partials: Vec<Partial>,
+        /// The step that each of them says it was, in rank order.
+        ranks: Arc<[RankStep]>,
+        /// What each of them contributes, in the same order.
+        partials: Partials,
         /// Tokens that were computed for this conversation alone.
         tokens: u32,
     },
@@ -142,8 +144,8 @@ pub struct Outcome {
 /// A score, and what it depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score {
-    /// The raw logit, always finite.
-    pub score: f32,
+    /// The raw logit, and the head's other outputs if it has any; always finite.
+    pub outputs: Outputs,
     /// The generation, epoch and step that computed it.
     pub stamp: Stamp,
     /// What the bits of the score depend on.

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use score::{Disagreement, Expected, PieceId, add_up};
+
 use crate::core::admission::{Admission, DrainRate, Size};
 use crate::core::ledger::{Freed, Ledger, Piece};
 use crate::core::queue::FairQueue;
 use crate::core::request::Cut;
 use crate::core::routing::Fleet;
 use crate::core::{
-    Action, Announcement, Answer, Disagreement, Event, Expected, Failure, Limits, PieceId, Refusal, ReplicaId, Reply,
-    Request, RequestId, Routing, Score, TenantId, Time, add_up,
+    Action, Announcement, Answer, Event, Failure, Limits, Refusal, ReplicaId, Reply, Request, RequestId, Routing,
+    Score, TenantId, Time,
 };
 
 /// What a gateway is set to.
@@ -379,14 +381,15 @@ impl Gateway {
 
 /// The score that a replica's reply makes, or why it makes none.
 fn judge(from: &Announcement, reply: Reply) -> Result<Score, Failure> {
-    let (partials, tokens) = match reply {
-        Reply::Computed { partials, tokens } => (partials, tokens),
+    let (steps, partials, tokens) = match reply {
+        Reply::Computed { ranks, partials, tokens } => (ranks, partials, tokens),
         Reply::Failed(problem) => return Err(Failure::Replica(problem)),
         Reply::Declined => return Err(Failure::Unavailable),
     };
-    let Announcement { replica, epoch, ref version, ranks, .. } = *from;
-    let (score, stamp) = add_up(Expected { ranks, generation: version.generation, epoch }, &partials)?;
-    Ok(Score { score, stamp, fingerprint: version.fingerprint.clone(), tokens, replica })
+    let Announcement { replica, epoch, ref version, ranks, outputs, .. } = *from;
+    let expected = Expected { ranks, outputs, generation: version.generation, epoch };
+    let (outputs, stamp) = add_up(expected, steps.iter().copied().zip(partials.iter()))?;
+    Ok(Score { outputs, stamp, fingerprint: version.fingerprint.clone(), tokens, replica })
 }
 
 #[cfg(test)]

@@ -7,28 +7,24 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use score::{PieceId, Tag, Tail};
+
 use crate::core::admission::Size;
 use crate::core::request::{Cut, prompt_hash};
 use crate::core::routing::Wanted;
-use crate::core::{Failure, Outcome, PieceId, ReplicaId, Request, RequestId, Score, Share, Tag, Time};
+use crate::core::{Failure, Outcome, ReplicaId, Request, RequestId, Score, Share, Time};
 
 /// A piece on its way to a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dispatch {
-    /// What answers have to name.
-    pub tag: Tag,
+    /// What is to be computed.
+    pub piece: score::Piece,
     /// Whose it is.
     pub request: RequestId,
     /// When its answers must be out.
     pub deadline: Time,
     /// What it is debited for: the prefix and each tail.
     pub tokens: u64,
-    /// Whether it goes before what else of this gateway waits there.
-    pub urgent: bool,
-    /// What all its conversations begin with; may be empty.
-    pub prefix: Arc<[u32]>,
-    /// For each conversation its number in the item, and the rest of its tokens.
-    pub conversations: Vec<(usize, Arc<[u32]>)>,
 }
 
 /// All that came in and is not answered.
@@ -170,8 +166,10 @@ impl Ledger {
         piece.sent = Some(Sent { replica, at: now, tokens });
         self.sent.entry(replica).or_default().insert(id);
         let tag = Tag { piece: id, attempt: piece.attempt };
+        let tail = |(conversation, ids)| Tail { conversation: conversation as u32, ids };
+        let tails = piece.to_compute().into_iter().map(tail).collect();
         let (request, prefix) = (piece.request, Arc::clone(&piece.prefix));
-        Some(Dispatch { tag, request, deadline, tokens, urgent, prefix, conversations: piece.to_compute() })
+        Some(Dispatch { piece: score::Piece { tag, prefix, tails, urgent }, request, deadline, tokens })
     }
 
     /// Whether a replica may speak about a conversation.

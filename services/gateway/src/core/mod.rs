@@ -1,4 +1,4 @@
-//! What a gateway decides, as functions over values: admit, queue, route and aggregate.
+//! What a gateway decides, as functions over values: admit, queue, route, and add up what ranks contribute.
 //!
 //! [`Gateway`] is the whole of it for one model: [`Event`]s go in with the time at which they happen, [`Action`]s come
 //! out. It reads no clock, opens no connection and starts no thread, so a test can put it through any order of events.
@@ -10,12 +10,10 @@
 //! | `queue` | whose turn is it |
 //! | `routing` | which replica has room |
 //! | `ledger` | what is where until it is answered |
-//! | `aggregate` | do the ranks agree on a score |
 //! | `election` | which version is served |
 //! | `gateway` | all of them together |
 
 mod admission;
-mod aggregate;
 mod election;
 mod event;
 mod gateway;
@@ -26,12 +24,11 @@ mod routing;
 mod time;
 
 pub use self::admission::{Limits, Refusal, Scope};
-pub use self::aggregate::{Disagreement, Expected, Partial, Stamp, add_up};
 pub use self::election::elect;
 pub use self::event::{Action, Answer, Event, Failure, Outcome, Reply, Score};
 pub use self::gateway::{Gateway, Settings, Stats, Waiting};
 pub use self::ledger::Dispatch;
 pub use self::queue::Share;
-pub use self::request::{Item, LaneId, PieceId, Request, RequestId, SHORTEST_SHARE, Tag, TenantId};
+pub use self::request::{Item, LaneId, Request, RequestId, TenantId};
 pub use self::routing::{Announcement, ReplicaId, Routing, Version};
 pub use self::time::Time;

@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU32;
 
-use crate::core::{LaneId, PieceId, TenantId};
+use score::PieceId;
+
+use crate::core::{LaneId, TenantId};
 
 /// Virtual time that a token takes at weight 1.
 const SCALE: u64 = 1 << 16;

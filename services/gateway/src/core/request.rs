@@ -5,11 +5,10 @@ use std::num::NonZeroU32;
 use std::ops::Range;
 use std::sync::Arc;
 
+use score::{SHORTEST_SHARE, shared_prefix};
+
 use crate::core::admission::Refusal;
 use crate::core::{Share, Time};
-
-/// Shorter common starts are not worth sharing; a replica does not merge them either.
-pub const SHORTEST_SHARE: usize = 16;
 
 /// Who a request is charged to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,19 +21,6 @@ pub struct LaneId(pub u64);
 /// A request; its number is the caller's choice, and never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
-
-/// A piece; its number is the gateway's choice, and never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PieceId(pub u64);
-
-/// A piece on one of its ways to a replica: what an answer has to name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tag {
-    /// Which piece.
-    pub piece: PieceId,
-    /// How often it had been sent, this time included.
-    pub attempt: u32,
-}
 
 /// What is asked for at once, in time for one deadline.
 #[derive(Debug, Clone)]
@@ -95,10 +81,9 @@ impl Item {
             return Self { prefix: Arc::default(), tails: Vec::new() };
         };
         let first = first.as_ref();
-        let shared = others.iter().fold(first.len(), |shared, other| shared.min(common_start(first, other.as_ref())));
+        let shared = others.iter().fold(first.len(), |shared, other| shared.min(shared_prefix(first, other.as_ref())));
         let shared = match others {
             [] => prompt.min(first.len()),
-            _ if shared < SHORTEST_SHARE => 0,
             _ => shared,
         };
         let tail = |conversation: &S| Arc::from(conversation.as_ref().get(shared..).unwrap_or_default());
@@ -135,10 +120,6 @@ impl Item {
         }
         cuts
     }
-}
-
-fn common_start(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// What a prompt is known by; None for no prompt.

@@ -37,6 +37,8 @@ pub struct Announcement {
     pub version: Version,
     /// Its ranks.
     pub ranks: usize,
+    /// The outputs of its head.
+    pub outputs: usize,
     /// The most tokens of one of its steps.
     pub step_tokens: u64,
 }

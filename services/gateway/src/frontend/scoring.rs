@@ -208,7 +208,10 @@ fn fill(result: &mut v1::Result, outcome: Outcome, why_none: Option<&str>) {
         Ok(score) => {
             let status = if result.truncated_from > 0 { v1::Status::Truncated } else { v1::Status::Ok };
             result.status = status.into();
-            result.score = Some(score.score);
+            result.score = Some(score.outputs.score);
+            if !score.outputs.others.is_empty() {
+                result.outputs = score.outputs.iter().collect();
+            }
             result.computed_tokens = score.tokens;
             result.generation = score.stamp.generation;
             result.fingerprint = score.fingerprint.to_string();

@@ -1,15 +1,6 @@
-//! Neighbouring protocols talk, and tenants have shares.
+//! Tenants have shares.
 
 use super::*;
-
-#[test]
-fn neighbouring_versions_have_one_in_common() {
-    let (old, new) = (ProtocolRange { lowest: 1, highest: 2 }, ProtocolRange { lowest: 2, highest: 3 });
-    // a leader chooses the highest that both speak
-    let chosen = old.highest.min(new.highest);
-    assert!(old.contains(chosen) && new.contains(chosen));
-    assert!(!old.contains(0) && !old.contains(3) && !new.contains(1));
-}
 
 #[test]
 fn tenants_have_a_share_and_only_listed_ones_a_label() {

@@ -22,7 +22,6 @@ use tonic::{Code, Status, Streaming};
 use super::{Model, Setting, Target, id, wire as convert};
 use crate::core::{Announcement, Event, ReplicaId, Version};
 use crate::observer::Line as Shown;
-use crate::options::ProtocolRange;
 use crate::runner::{Line, Outgoing};
 
 /// Keeps a line to a replica, as long as there is a reason to.
@@ -61,6 +60,8 @@ struct Joined<'a> {
     model: &'a Model,
     replica: ReplicaId,
     epoch: u64,
+    /// The outputs of its head.
+    outputs: usize,
 }
 
 /// How long a replica may take to accept a connection, and to introduce itself.
@@ -72,6 +73,8 @@ const LONGEST: Duration = Duration::from_secs(1);
 const LARGEST: usize = 64 << 20;
 /// The most ranks of a replica.
 const RANKS: u32 = 1024;
+/// The most outputs of a head.
+const OUTPUTS: u32 = 1 << 16;
 
 // === impl Link ===
 
@@ -132,11 +135,11 @@ impl Link {
         let greeted = timeout(PATIENCE, self.greet(wanted, model, outgoing)).await;
         let (mut responses, announcement) = greeted.map_err(|_| Problem::Silent)??;
         let version = announcement.version.clone();
-        let (epoch, ranks) = (announcement.epoch, announcement.ranks);
+        let Announcement { epoch, ranks, outputs, .. } = announcement;
         tracing::info!(replica = self.name, epoch, ranks, fingerprint = %version.fingerprint, "a replica is attached");
         let close = CancellationToken::new();
         model.runner.joined(announcement, Line { outbox, close: close.clone() });
-        let joined = Joined { model, replica: self.id, epoch };
+        let joined = Joined { model, replica: self.id, epoch, outputs };
         self.setting.roster.line(&self.name, Shown::Open { version, draining: false });
         let mut closed = pin!(close.cancelled());
         loop {
@@ -158,9 +161,8 @@ impl Link {
         let dialed = self.setting.network.dial(&wanted.address, PATIENCE).await;
         let channel = dialed.map_err(|error| Problem::Unreachable(in_full(&error)))?;
         let mut client = LeaderServiceClient::new(channel).max_decoding_message_size(LARGEST);
-        let ProtocolRange { lowest, highest } = self.setting.protocol;
         let hello = Request::Hello(GatewayHello {
-            protocol: Some(wire::ProtocolRange { lowest, highest }),
+            protocol: Some(self.setting.protocol.into()),
             gateway: self.setting.name.clone(),
             epoch: wanted.epoch,
             text_digest: model.text_digest.to_string(),
@@ -179,7 +181,7 @@ impl Link {
 
     /// Holds a welcome to what is needed.
     fn check(&self, wanted: &Target, model: &Model, welcome: ReplicaWelcome) -> Result<Announcement, Problem> {
-        let ReplicaWelcome { protocol, epoch, generation, fingerprint, ranks, step_tokens, vocab } = welcome;
+        let ReplicaWelcome { protocol, epoch, generation, fingerprint, ranks, step_tokens, vocab, outputs } = welcome;
         let unsuited = |problem: String| Err(Problem::Unsuited(problem));
         if !self.setting.protocol.contains(protocol) {
             return unsuited(format!("it speaks version {protocol} of the protocol"));
@@ -194,19 +196,22 @@ impl Link {
             let longest = model.max_length;
             return unsuited(format!("its steps take {step_tokens} tokens, a conversation may have {longest}"));
         }
-        if ranks == 0 || ranks > RANKS || fingerprint.is_empty() {
-            return Err(Problem::Protocol("the welcome has no ranks, too many, or no fingerprint"));
+        if ranks == 0 || ranks > RANKS || outputs > OUTPUTS || fingerprint.is_empty() {
+            return Err(Problem::Protocol("the welcome has no ranks, too many ranks or outputs, or no fingerprint"));
         }
         let version = Version { generation, fingerprint: fingerprint.into() };
-        Ok(Announcement { replica: self.id, epoch, version, ranks: ranks as usize, step_tokens })
+        let (ranks, outputs) = (ranks as usize, outputs.max(1) as usize);
+        Ok(Announcement { replica: self.id, epoch, version, ranks, outputs, step_tokens })
     }
 
     /// Passes on what a replica says.
     fn hear(&self, joined: &Joined<'_>, message: AttachResponse) -> Result<(), Problem> {
-        let Joined { model, replica, epoch } = *joined;
+        let Joined { model, replica, epoch, .. } = *joined;
         let event = match message.message {
             Some(Response::Credits(credits)) => Event::Granted { replica, epoch, tokens: credits.tokens },
-            Some(Response::Results(results)) => Event::Answered { replica, epoch, answers: convert::results(results) },
+            Some(Response::Results(results)) => {
+                Event::Answered { replica, epoch, answers: convert::results(results, joined.outputs) }
+            }
             Some(Response::Rejections(rejections)) => {
                 Event::Answered { replica, epoch, answers: convert::rejections(rejections) }
             }

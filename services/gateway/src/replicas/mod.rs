@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use discovery::{Key, Member, Registry};
 use proto::v1::RankProgress;
+use score::{Versions, registry};
 use service::Network;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,6 @@ use self::link::Link;
 pub(crate) use self::record::Record;
 use crate::core::ReplicaId;
 use crate::observer::{Line, Roster};
-use crate::options::ProtocolRange;
 use crate::runner;
 
 /// A model, as far as replicas are concerned.
@@ -37,7 +37,7 @@ pub(crate) struct Model {
 /// What a gateway brings to its replicas.
 pub(crate) struct Setting {
     pub(crate) name: String,
-    pub(crate) protocol: ProtocolRange,
+    pub(crate) protocol: Versions,
     pub(crate) models: HashMap<String, Model>,
     pub(crate) network: Network,
     pub(crate) roster: Roster,
@@ -73,7 +73,7 @@ const COMPLAINTS: usize = 1024;
 
 /// Follows the registry until the gateway ends.
 pub(crate) async fn follow(registry: Registry, setting: Arc<Setting>) {
-    let folder = match Key::new(record::FOLDER) {
+    let folder = match Key::new(registry::REPLICAS) {
         Ok(folder) => folder.below(),
         Err(error) => return tracing::error!(%error, "the replicas' folder is no key"),
     };

@@ -1,13 +1,10 @@
-//! What workers write into the registry: `replicas/<replica>/ranks/<rank>` holds a rank's record.
+//! What workers write into the registry under their ranks.
 
 use discovery::Key;
 use proto::Message;
 use proto::shard::v1::{RankRecord, RankState};
 use proto::v1::RankProgress;
-
-/// Where replicas are written down.
-pub(super) const FOLDER: &str = "replicas";
-const RANKS: &str = "ranks";
+use score::registry::{self, Entry};
 
 /// What is written about a rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,16 +20,15 @@ pub(crate) struct Record {
 
 /// The replica and the rank that a key is about; None for other keys.
 pub(super) fn place(key: &Key) -> Option<(&str, u32)> {
-    let mut segments = key.segments();
-    match (segments.next()?, segments.next()?, segments.next()?, segments.next()?, segments.next()) {
-        (FOLDER, replica, RANKS, rank, None) => Some((replica, rank.parse().ok()?)),
-        _ => None,
+    match registry::read(key.as_str())? {
+        Entry::Rank { replica, rank } => Some((replica, rank)),
+        Entry::Epoch { .. } => None,
     }
 }
 
 /// The key of a rank; None if the replica's name cannot be part of one.
 pub(super) fn key(replica: &str, rank: u32) -> Option<Key> {
-    Key::new(format!("{FOLDER}/{replica}/{RANKS}/{rank}")).ok()
+    Key::new(registry::rank(replica, rank)).ok()
 }
 
 /// The record under a key; None if the key is about something else.

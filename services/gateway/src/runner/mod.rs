@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::v1;
+use score::Tag;
 use service::trace::STAGE;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -19,7 +20,7 @@ use tracing::Span;
 
 pub(crate) use self::handle::{Ask, Handle, Unanswered, Watcher};
 use crate::core::{
-    Action, Announcement, Dispatch, Event, Gateway, Outcome, Refusal, ReplicaId, Request, RequestId, Stats, Tag, Time,
+    Action, Announcement, Dispatch, Event, Gateway, Outcome, Refusal, ReplicaId, Request, RequestId, Stats, Time,
     Version, elect,
 };
 use crate::metrics;
@@ -272,8 +273,8 @@ impl Runner {
         let mut traceparent = Arc::default();
         if let Some(waiting) = self.requests.get_mut(&dispatch.request) {
             traceparent = Arc::clone(&waiting.traceparent);
-            if dispatch.tag.attempt == 1 {
-                waiting.unsent = waiting.unsent.saturating_sub(dispatch.conversations.len());
+            if dispatch.piece.tag.attempt == 1 {
+                waiting.unsent = waiting.unsent.saturating_sub(dispatch.piece.tails.len());
                 if waiting.unsent == 0 {
                     waiting._stage = tracing::debug_span!(target: STAGE, parent: &waiting.parent, "compute");
                 }

@@ -1,7 +1,9 @@
 //! Every way to fail has its code, and those that may be tried again say when.
 
 use super::*;
-use crate::core::{Disagreement, Scope};
+use score::Disagreement;
+
+use crate::core::Scope;
 
 #[track_caller]
 fn check(error: CallError, code: Code, conversations: v1::Status, retry_after: Option<Duration>) {

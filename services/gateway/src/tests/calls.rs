@@ -9,7 +9,7 @@ use proto::v1::{Bos, Status};
 use super::cluster::*;
 use super::fake::{Conduct, score};
 use crate::TENANT_KEY;
-use crate::core::SHORTEST_SHARE;
+use score::SHORTEST_SHARE;
 
 /// The ids that the encoder makes of a conversation.
 fn encoded(prompt: &str, response: &str) -> Vec<u32> {

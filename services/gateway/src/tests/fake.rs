@@ -114,7 +114,7 @@ impl Fake {
     }
 
     pub(super) fn key(&self) -> Key {
-        Key::new(format!("replicas/{}/ranks/0", self.name)).unwrap()
+        Key::new(score::registry::rank(&self.name, 0)).unwrap()
     }
 
     /// Writes its record, as it is now.
@@ -200,6 +200,7 @@ impl LeaderService for Leader {
             ranks: 2,
             step_tokens: self.0.step_tokens.load(SeqCst),
             vocab: VOCAB,
+            outputs: 0,
         };
         let stamp = wire::Stamp { generation: welcome.generation, epoch: welcome.epoch, step: 1 };
         let _ = say(Said::Welcome(welcome));

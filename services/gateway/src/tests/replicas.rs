@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::cluster::*;
 use super::fake::{Conduct, score};
-use crate::{ProtocolRange, ServiceOptions};
+use crate::ServiceOptions;
 
 const SHORT: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_secs(10);
@@ -89,7 +89,7 @@ async fn what_is_no_score_is_never_one() {
         (Conduct::OtherRows, 3, "ranks 0 and 1 computed different rows"),
         (Conduct::NotFinite, 2, "the score is not a finite number"),
         (Conduct::NoStamp, 3, "the replica failed: rank 1 names no step"),
-        (Conduct::OneLogit, 3, "the replica failed: 1 partial logits and 2 checksums of 2 ranks"),
+        (Conduct::OneLogit, 3, "the replica failed: 1 partial logits and 2 checksums, for 1 outputs each"),
         (Conduct::Fail, 3, "the replica failed: no memory"),
     ] {
         fakes[0].set(conduct);
@@ -197,7 +197,7 @@ async fn who_is_about_to_leave_gets_no_more_and_answers_what_it_has() {
 
 #[tokio::test]
 async fn neighbouring_protocols_talk_and_others_do_not() {
-    let options = ServiceOptions { protocol: ProtocolRange { lowest: 2, highest: 3 }, ..options() };
+    let options = ServiceOptions { protocol: score::Versions { lowest: 2, highest: 3 }, ..options() };
     let (cluster, _fakes) = Cluster::with(options, &[]).await;
     let (mut old, mut next) = (cluster.fake("old").await, cluster.fake("next").await);
     next.state.protocol.store(2, SeqCst);

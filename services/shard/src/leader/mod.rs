@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{PackedBatch, PartialLogit};
+use model::PackedBatch;
+use score::{Partial, Partials, Piece, RankStep, Stamp, Tag, Tail};
 
-use crate::plan::{self, Allowance, Change, Credits, GatewayId, Item, ItemId, Planner, Stamp, Watchdog};
+use crate::plan::{self, Allowance, Change, Credits, GatewayId, Item, ItemId, Planner, Watchdog};
 
 /// What a leader is set to in an epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,43 +29,28 @@ pub struct Settings {
     pub allowance: Allowance,
 }
 
-/// A piece on one of its ways to this replica, as its gateway calls it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tag {
-    /// The gateway's number for it.
-    pub piece: u64,
-    /// How often it has been sent.
-    pub attempt: u32,
-}
-
-/// Sequences of one prompt, to be computed.
+/// A piece that arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Piece {
-    /// What it is called.
-    pub tag: Tag,
-    /// The tokens that all begin with.
-    pub prefix: Vec<u32>,
-    /// The number of each conversation in its item, and the rest of its tokens.
-    pub tails: Vec<(u32, Vec<u32>)>,
+pub struct Submission {
+    /// What is to be computed.
+    pub piece: Piece,
     /// Credits that it takes.
     pub tokens: u64,
     /// When nobody waits for it any more.
     pub deadline: Option<Duration>,
-    /// Whether it goes before what else of its gateway waits.
-    pub urgent: bool,
     /// The trace that it belongs to.
     pub trace: Option<Arc<str>>,
 }
 
 /// What some consecutive ranks computed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Partials {
+pub struct Report {
     /// The first of the ranks.
     pub first_rank: usize,
     /// The step that they say it was.
     pub stamp: Stamp,
-    /// For each rank, a partial logit of each sequence.
-    pub ranks: Vec<Vec<PartialLogit>>,
+    /// What each rank contributes to each sequence.
+    pub ranks: Vec<Partials>,
 }
 
 /// Something that happens.
@@ -75,11 +61,11 @@ pub enum Event {
     /// A gateway is gone.
     Detached(GatewayId),
     /// A gateway sends a piece.
-    Arrived(GatewayId, Piece),
+    Arrived(GatewayId, Submission),
     /// A gateway takes a piece back.
     Withdrawn(GatewayId, Tag),
     /// Ranks have computed a step.
-    Computed(Partials),
+    Computed(Report),
     /// No more work is to be accepted.
     Drain,
 }
@@ -117,16 +103,16 @@ pub struct Work {
 /// What a step computed for one gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answers {
-    /// What each rank says which step it was.
-    pub ranks: Vec<Stamp>,
-    /// The sequences.
+    /// The step that each rank says it was, and what it contributes to each sequence of the step; in rank order.
+    pub ranks: Arc<[(RankStep, Partials)]>,
+    /// The sequences of the gateway.
     pub computed: Vec<Computed>,
     /// How long the ranks took.
     pub took: Duration,
 }
 
-/// The partial logits of one sequence.
-#[derive(Debug, Clone, PartialEq)]
+/// A sequence that was computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Computed {
     /// Its piece.
     pub tag: Tag,
@@ -134,8 +120,8 @@ pub struct Computed {
     pub conversation: u32,
     /// Tokens of the step that no other sequence shares.
     pub tokens: usize,
-    /// Of each rank.
-    pub partials: Vec<PartialLogit>,
+    /// Its place in the step.
+    pub place: usize,
 }
 
 /// A sequence that will not be computed.
@@ -235,7 +221,7 @@ struct Flying {
     items: Vec<ItemId>,
     batch: Arc<PackedBatch>,
     /// What each rank has answered.
-    ranks: Vec<Option<(Stamp, Vec<PartialLogit>)>>,
+    ranks: Vec<Option<(RankStep, Partials)>>,
 }
 
 /// How often credits that nobody uses are taken back while nothing is computed.
@@ -244,6 +230,16 @@ const IDLE_ROUND: Duration = Duration::from_millis(200);
 const AHEAD: usize = 2;
 /// A gateway that sends so many steps more than it may does not keep count.
 const OVERDRAFT: i64 = 8;
+
+// === impl Answers ===
+
+impl Answers {
+    /// What each rank contributes to a sequence, in rank order.
+    pub fn contributions(&self, computed: &Computed) -> impl Iterator<Item = (RankStep, Partial<'_>)> {
+        let place = computed.place;
+        self.ranks.iter().filter_map(move |(step, partials)| Some((*step, partials.get(place)?)))
+    }
+}
 
 // === impl Leader ===
 
@@ -282,9 +278,9 @@ impl Leader {
                 }
             }
             Event::Detached(gateway) => self.detach(gateway),
-            Event::Arrived(gateway, piece) => self.take_in(now, gateway, piece, actions),
+            Event::Arrived(gateway, submission) => self.take_in(now, gateway, submission, actions),
             Event::Withdrawn(gateway, tag) => self.withdraw(gateway, tag),
-            Event::Computed(partials) => self.computed(now, partials, actions),
+            Event::Computed(report) => self.computed(now, report, actions),
             Event::Drain => {
                 if !self.draining {
                     actions.extend(self.gateways.keys().map(|gateway| Action::Draining(*gateway)));
@@ -348,13 +344,13 @@ impl Leader {
         self.planner.disconnect(gateway);
     }
 
-    fn take_in(&mut self, now: Duration, gateway: GatewayId, piece: Piece, actions: &mut Vec<Action>) {
+    fn take_in(&mut self, now: Duration, gateway: GatewayId, submission: Submission, actions: &mut Vec<Action>) {
         let Some(attached) = self.gateways.get_mut(&gateway) else { return };
-        self.credits.spent(gateway, piece.tokens);
-        let Piece { tag, prefix, tails, deadline, urgent, trace, .. } = piece;
+        let Submission { piece: Piece { tag, prefix, tails, urgent }, tokens, deadline, trace } = submission;
+        self.credits.spent(gateway, tokens);
         let lowest = -OVERDRAFT.saturating_mul(self.settings.plan.budget as i64);
         let problem = if attached.pieces.contains_key(&tag) {
-            Some(format!("piece {} was sent twice with attempt {}", tag.piece, tag.attempt))
+            Some(format!("piece {} was sent twice with attempt {}", tag.piece.0, tag.attempt))
         } else if self.credits.balance(gateway).is_some_and(|balance| balance < lowest) {
             Some("more was sent than was granted".to_owned())
         } else {
@@ -366,9 +362,9 @@ impl Leader {
             return;
         }
         let mut rejections = Vec::new();
-        for (conversation, tail) in tails {
+        for Tail { conversation, ids } in tails {
             self.next_number += 1;
-            let tokens: Arc<[u32]> = prefix.iter().chain(&tail).copied().collect();
+            let tokens: Arc<[u32]> = prefix.iter().chain(&*ids).copied().collect();
             let id = ItemId { gateway, number: self.next_number };
             let problem = match tokens.iter().find(|id| **id as usize >= self.settings.vocab) {
                 _ if self.draining => Some(None),
@@ -427,8 +423,8 @@ impl Leader {
         Work { stamp, batch, trace }
     }
 
-    fn computed(&mut self, now: Duration, partials: Partials, actions: &mut Vec<Action>) {
-        let Partials { first_rank, stamp, ranks } = partials;
+    fn computed(&mut self, now: Duration, report: Report, actions: &mut Vec<Action>) {
+        let Report { first_rank, stamp, ranks } = report;
         let empty = |flying: &&mut Flying| flying.ranks.get(first_rank).is_some_and(Option::is_none);
         // ranks answer in order: this is about the oldest step of which they have not spoken
         let expected = self.flying.iter_mut().find(empty);
@@ -447,7 +443,7 @@ impl Leader {
                 actions.push(Action::End(Ending::Rows { rank, found: partials.len(), expected }));
                 return;
             }
-            flying.ranks[rank] = Some((stamp, partials));
+            flying.ranks[rank] = Some((RankStep { rank, stamp }, partials));
         }
         while let Some(flying) = self.flying.pop_front_if(|flying| flying.ranks.iter().all(Option::is_some)) {
             self.finish(now, flying, actions);
@@ -459,19 +455,14 @@ impl Leader {
         let took = self.watchdog.finished(now, flying.stamp.step).unwrap_or_default();
         self.stats.steps += 1;
         self.stats.computed_tokens += flying.batch.tokens.len() as u64;
-        let ranks: Vec<(Stamp, Vec<PartialLogit>)> = flying.ranks.into_iter().flatten().collect();
-        let stamps: Vec<Stamp> = ranks.iter().map(|(stamp, _)| *stamp).collect();
+        let ranks: Arc<[(RankStep, Partials)]> = flying.ranks.into_iter().flatten().collect();
         let mut answers: BTreeMap<GatewayId, Answers> = BTreeMap::new();
         for ((place, id), tokens) in flying.items.into_iter().enumerate().zip(flying.batch.unshared()) {
             // its gateway is gone
             let Some(Origin { tag, conversation, .. }) = self.forget(id) else { continue };
-            let partials = ranks.iter().filter_map(|(_, partials)| partials.get(place).copied()).collect();
-            let answers = answers.entry(id.gateway).or_insert_with(|| Answers {
-                ranks: stamps.clone(),
-                computed: Vec::new(),
-                took,
-            });
-            answers.computed.push(Computed { tag, conversation, tokens, partials });
+            let answers = answers.entry(id.gateway);
+            let answers = answers.or_insert_with(|| Answers { ranks: Arc::clone(&ranks), computed: Vec::new(), took });
+            answers.computed.push(Computed { tag, conversation, tokens, place });
         }
         actions.extend(answers.into_iter().map(|(gateway, answers)| Action::Answer(gateway, answers)));
     }

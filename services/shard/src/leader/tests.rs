@@ -1,6 +1,7 @@
 //! The leader of one epoch: what goes in and what comes out, event by event and in any order.
 
 use proptest::prelude::*;
+use score::PieceId;
 
 use super::*;
 
@@ -24,14 +25,15 @@ fn a_piece_is_planned_computed_by_all_ranks_and_answered_to_its_gateway() {
         [Action::Answer(A, answers), Action::Compute(next)] => (answers.clone(), next.clone()),
         other => panic!("{other:?}"),
     };
-    assert_eq!(answers.ranks, [work.stamp; RANKS]);
+    assert_eq!(
+        answers.ranks.iter().map(|(step, _)| *step).collect::<Vec<_>>(),
+        [0, 1].map(|rank| RankStep { rank, stamp: work.stamp })
+    );
+    let contributions =
+        answers.contributions(&answers.computed[1]).map(|(step, partial)| (step.rank, partial.values[0]));
+    assert_eq!(contributions.collect::<Vec<_>>(), [(0, 1.0), (1, 1001.0)]);
     assert_eq!(answers.took, millis(30));
-    let computed = |conversation, tokens, place| Computed {
-        tag: tag(7),
-        conversation,
-        tokens,
-        partials: (0..RANKS).map(|rank| bench::partial(rank, 1, place)).collect(),
-    };
+    let computed = |conversation, tokens, place| Computed { tag: tag(7), conversation, tokens, place };
     assert_eq!(answers.computed, [computed(3, 5, 0), computed(4, 6, 1)]);
     assert_eq!((next.stamp.step, next.trace), (2, None));
     let answers = bench.finish_step(2);
@@ -79,7 +81,9 @@ fn what_is_withdrawn_is_not_computed_and_what_is_computed_already_is_answered() 
     let mut bench = Bench::with_gateways(1);
     bench.compute(Event::Arrived(A, piece(1, vec![], vec![(0, tokens(1, 10))])));
     bench.arrives(A, piece(2, vec![], vec![(0, tokens(2, 10)), (1, tokens(3, 10))]));
-    bench.arrives(A, Piece { tag: Tag { piece: 2, attempt: 2 }, ..piece(2, vec![], vec![(0, tokens(4, 8))]) });
+    let mut again = piece(2, vec![], vec![(0, tokens(4, 8))]);
+    again.piece.tag = Tag { piece: PieceId(2), attempt: 2 };
+    bench.arrives(A, again);
     for tag in [tag(1), tag(2), tag(9)] {
         assert_eq!(bench.happens(Event::Withdrawn(A, tag)), []);
     }
@@ -112,7 +116,7 @@ fn of_a_gateway_that_is_gone_nothing_is_computed_or_answered() {
 fn what_nobody_waits_for_any_more_is_not_computed() {
     let mut bench = Bench::with_gateways(1);
     bench.compute(Event::Arrived(A, piece(1, vec![], vec![(0, tokens(1, 10))])));
-    let late = Piece { deadline: Some(bench.now + millis(5)), ..piece(2, vec![], vec![(0, tokens(2, 10))]) };
+    let late = Submission { deadline: Some(bench.now + millis(5)), ..piece(2, vec![], vec![(0, tokens(2, 10))]) };
     bench.arrives(A, late);
     bench.arrives(A, piece(3, vec![], vec![(0, tokens(3, 10))]));
     bench.now += millis(5);
@@ -120,7 +124,7 @@ fn what_nobody_waits_for_any_more_is_not_computed() {
     let answers = bench.finish_step(2);
     assert_eq!(answers[&A].computed.iter().map(|it| it.tag).collect::<Vec<_>>(), [tag(3)]);
     // nor if nothing else waits
-    let late = Piece { deadline: Some(bench.now), ..piece(4, vec![], vec![(0, tokens(4, 10))]) };
+    let late = Submission { deadline: Some(bench.now), ..piece(4, vec![], vec![(0, tokens(4, 10))]) };
     assert_eq!(bench.arrives(A, late), []);
     bench.nothing_is_left();
 }
@@ -160,7 +164,7 @@ fn who_sends_a_piece_twice_or_more_than_was_granted_is_sent_away() {
     assert_eq!(twice, [Action::Detach(A, "piece 2 was sent twice with attempt 1".to_owned())]);
     let costly = |bench: &Bench, gateway, more| {
         let cost = bench.leader.credits.balance(gateway).unwrap() as u64 + 8 * BUDGET as u64 + more;
-        Event::Arrived(gateway, Piece { tokens: cost, ..piece(1, vec![], vec![(0, tokens(3, 10))]) })
+        Event::Arrived(gateway, Submission { tokens: cost, ..piece(1, vec![], vec![(0, tokens(3, 10))]) })
     };
     let most = costly(&bench, B, 0);
     assert_eq!(bench.happens(most), []);
@@ -189,22 +193,22 @@ fn what_each_rank_says_is_passed_on_as_it_is() {
     let mut bench = Bench::with_gateways(1);
     bench.compute(Event::Arrived(A, piece(1, vec![], vec![(0, tokens(1, 10)), (1, tokens(2, 10))])));
     let (stamp, other) = (Stamp { step: 1, ..STAMP }, Stamp { epoch: 6, step: 1, ..STAMP });
-    let partials = |count| (0..count).map(|place| bench::partial(1, 1, place)).collect();
-    bench.happens(Event::Computed(Partials { first_rank: 0, stamp, ranks: vec![partials(2)] }));
+    bench.happens(Event::Computed(Report { first_rank: 0, stamp, ranks: vec![bench::partials(1, 1, 2)] }));
     // an old epoch: its gateway will see it
-    let last = bench.happens(Event::Computed(Partials { first_rank: 1, stamp: other, ranks: vec![partials(2)] }));
+    let last =
+        bench.happens(Event::Computed(Report { first_rank: 1, stamp: other, ranks: vec![bench::partials(1, 1, 2)] }));
     let [Action::Answer(A, answers)] = &last[..] else { panic!("{last:?}") };
-    assert_eq!(answers.ranks, [stamp, other]);
-    assert_eq!(answers.computed.iter().map(|it| it.partials.len()).collect::<Vec<_>>(), [2, 2]);
+    assert_eq!(answers.ranks.iter().map(|(step, _)| step.stamp).collect::<Vec<_>>(), [stamp, other]);
+    assert_eq!(answers.computed.iter().map(|it| answers.contributions(it).count()).collect::<Vec<_>>(), [2, 2]);
 }
 
 #[test]
 fn a_rank_that_leaves_a_sequence_out_ends_the_epoch() {
     let mut bench = Bench::with_gateways(1);
     bench.compute(Event::Arrived(A, piece(1, vec![], vec![(0, tokens(1, 10)), (1, tokens(2, 10))])));
-    let ranks = vec![vec![bench::partial(1, 1, 0)]];
+    let ranks = vec![bench::partials(1, 1, 1)];
     let stamp = Stamp { step: 1, ..STAMP };
-    let actions = bench.happens(Event::Computed(Partials { first_rank: 1, stamp, ranks }));
+    let actions = bench.happens(Event::Computed(Report { first_rank: 1, stamp, ranks }));
     assert_eq!(actions, [Action::End(Ending::Rows { rank: 1, found: 1, expected: 2 })]);
 }
 
@@ -212,11 +216,11 @@ fn a_rank_that_leaves_a_sequence_out_ends_the_epoch() {
 fn a_worker_with_several_ranks_answers_for_all_of_them() {
     let mut bench = Bench::with_gateways(1);
     bench.compute(Event::Arrived(A, piece(1, vec![], vec![(0, tokens(1, 10))])));
-    let ranks = (0..RANKS).map(|rank| vec![bench::partial(rank, 1, 0)]).collect();
-    let partials = Partials { first_rank: 0, stamp: Stamp { step: 1, ..STAMP }, ranks };
-    let actions = bench.happens(Event::Computed(partials));
+    let ranks: Vec<_> = (0..RANKS).map(|rank| bench::partials(rank, 1, 1)).collect();
+    let report = Report { first_rank: 0, stamp: Stamp { step: 1, ..STAMP }, ranks: ranks.clone() };
+    let actions = bench.happens(Event::Computed(report));
     let [Action::Answer(A, answers)] = &actions[..] else { panic!("{actions:?}") };
-    assert_eq!(answers.computed[0].partials, [bench::partial(0, 1, 0), bench::partial(1, 1, 0)]);
+    assert_eq!(answers.ranks.iter().map(|(_, partials)| partials.clone()).collect::<Vec<_>>(), ranks);
 }
 
 #[test]
@@ -236,8 +240,8 @@ fn ranks_answer_step_after_step_or_the_epoch_is_over() {
     assert_eq!(bench.computed(0, 1), []);
     assert_eq!(bench.computed(0, 1)[0], ending(0, 1, Some(2)), "a step twice");
     assert_eq!(two_steps().computed(RANKS, 1)[0], ending(RANKS, 1, None), "no such rank");
-    let partials = |stamp| Partials { first_rank: 1, stamp, ranks: vec![vec![bench::partial(1, 1, 0)]; 2] };
-    let beyond = two_steps().happens(Event::Computed(partials(Stamp { step: 1, ..STAMP })));
+    let report = |stamp| Report { first_rank: 1, stamp, ranks: vec![bench::partials(1, 1, 1); 2] };
+    let beyond = two_steps().happens(Event::Computed(report(Stamp { step: 1, ..STAMP })));
     assert_eq!(beyond[0], ending(1, 1, Some(1)), "more ranks than there are");
 }
 

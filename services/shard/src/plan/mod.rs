@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::{PackedBatch, Packer};
+use score::Stamp;
 
 pub use self::credits::{Change, Credits};
 use self::queue::Queue;
@@ -53,17 +54,6 @@ pub struct Item {
     pub deadline: Option<Duration>,
     /// Whether it goes before what else of its gateway waits.
     pub urgent: bool,
-}
-
-/// Names a step; whatever results from it carries this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Stamp {
-    /// The generation of the weights.
-    pub generation: u64,
-    /// The life of the replica.
-    pub epoch: u64,
-    /// The number of the step in it; each is greater than the one before.
-    pub step: u64,
 }
 
 /// How steps are filled.

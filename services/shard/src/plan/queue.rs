@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use model::{Packer, SHORTEST_SHARE};
+use model::Packer;
+use score::{SHORTEST_SHARE, shared_prefix};
 
 use super::{Item, Refusal, Settings};
 
@@ -139,12 +140,7 @@ impl Queue {
     /// What a sequence that is not here would add to the tokens, as [`Packer::cost`] has it.
     fn cost(&self, key: &(Arc<[u32]>, u64)) -> u64 {
         let neighbours = [self.sorted.range(..key).next_back(), self.sorted.range(key..).next()];
-        let shared = neighbours.into_iter().flatten().map(|(other, _)| common_prefix(other, &key.0)).max();
-        let shared = shared.filter(|&shared| shared >= SHORTEST_SHARE).unwrap_or_default();
-        (key.0.len() - shared) as u64
+        let shared = neighbours.into_iter().flatten().map(|(other, _)| shared_prefix(other, &key.0)).max();
+        (key.0.len() - shared.unwrap_or_default()) as u64
     }
-}
-
-fn common_prefix(a: &[u32], b: &[u32]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

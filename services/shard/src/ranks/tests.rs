@@ -44,13 +44,13 @@ impl Bench {
             let (end, ended) = channel::<End>();
             submits.send((batch.tokens.len(), end)).unwrap();
             Ok(Pending::later(move || match ended.recv().unwrap() {
-                Ok(logit) => Ok(vec![PartialLogit { logit, checksum: 0 }]),
+                Ok(logit) => Ok(Partials::new(1, vec![logit], vec![0]).unwrap()),
                 Err(problem) => Err(model::Error::Device(problem.to_owned())),
             }))
         };
         let answer = Mutex::new(answer);
         let done: Done = Arc::new(move |_, computed| {
-            let logit = computed.map(|partials| partials[0].logit).map_err(|error| error.to_string());
+            let logit = computed.map(|partials| partials.get(0).unwrap().values[0]).map_err(|error| error.to_string());
             let _ = answer.lock().unwrap().send(logit);
         });
         let rank = spawn(move || waiter.serve(inbox, submit));

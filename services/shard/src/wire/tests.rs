@@ -1,12 +1,9 @@
 //! Steps survive the wire, and what is no step is refused.
 
 use model::Packer;
+use score::Partials;
 
 use super::*;
-
-fn range(lowest: u32, highest: u32) -> wire::ProtocolRange {
-    wire::ProtocolRange { lowest, highest }
-}
 
 fn packed() -> Work {
     let mut packer = Packer::default();
@@ -17,17 +14,6 @@ fn packed() -> Work {
     packer.push((500..509).collect());
     let stamp = Stamp { generation: 3, epoch: 8, step: 21 };
     Work { stamp, batch: Arc::new(packer.pack()), trace: Some("00-1-2-01".into()) }
-}
-
-#[test]
-fn neighbouring_versions_understand_each_other() {
-    assert_eq!(common_version(range(1, 2), Some(range(2, 3))), Ok(2));
-    assert_eq!(common_version(range(2, 3), Some(range(1, 2))), Ok(2));
-    assert_eq!(common_version(range(1, 1), Some(range(1, 2))), Ok(1));
-    let far = common_version(range(1, 1), Some(range(2, 3))).unwrap_err();
-    assert_eq!(far, "no common version of the inner protocol: 1 to 1 here, 2 to 3 there");
-    assert!(common_version(range(1, 1), None).is_err());
-    assert!(common_version(range(0, 1), Some(range(0, 0))).is_err(), "version 0 is nobody's");
 }
 
 #[test]
@@ -54,22 +40,23 @@ fn what_is_no_step_is_refused() {
 
 #[test]
 fn partial_logits_come_from_the_ranks_that_the_worker_owns() {
-    let sent = Partials {
+    let of_rank = |logits: &[f32], checksum| Partials::new(2, logits.to_vec(), vec![checksum]).unwrap();
+    let sent = Report {
         first_rank: 2,
         stamp: Stamp { generation: 1, epoch: 2, step: 3 },
-        ranks: vec![
-            vec![PartialLogit { logit: f32::NAN, checksum: 7 }],
-            vec![PartialLogit { logit: -0.0, checksum: 8 }],
-        ],
+        ranks: vec![of_rank(&[f32::NAN, 1.0], 7), of_rank(&[-0.0, 2.0], 8)],
     };
-    let got = partials(partials_of(&sent), &(2..4)).unwrap();
+    let message = || partials(sent.clone());
+    let got = report(message(), &(2..4), 2).unwrap();
     assert_eq!((got.first_rank, got.stamp), (2, sent.stamp));
-    let bits = |partials: &Partials| {
-        partials.ranks.iter().flatten().map(|it| (it.logit.to_bits(), it.checksum)).collect::<Vec<_>>()
+    let bits = |report: &Report| {
+        let contributions = report.ranks.iter().flat_map(Partials::iter);
+        contributions
+            .map(|it| (it.values.iter().map(|x| x.to_bits()).collect(), it.checksum))
+            .collect::<Vec<(Vec<_>, _)>>()
     };
     assert_eq!(bits(&got), bits(&sent));
-    assert!(partials(partials_of(&sent), &(1..3)).is_err());
-    let mut short = partials_of(&sent);
-    short.ranks[0].checksums.clear();
-    assert!(partials(short, &(2..4)).unwrap_err().contains("1 logits and 0 checksums"));
+    assert!(report(message(), &(1..3), 2).is_err());
+    let other_head = report(message(), &(2..4), 1).unwrap_err();
+    assert_eq!(other_head, "rank 2 sent 2 partial logits and 1 checksums, for 1 outputs each");
 }

@@ -16,7 +16,7 @@ use wire::join_response::Message as ToWorker;
 
 use super::Reason;
 use super::server::{Call, Line};
-use crate::leader::{Partials, Work};
+use crate::leader::{Report, Work};
 use crate::replica::over_threads;
 use crate::wire as convert;
 
@@ -25,6 +25,8 @@ pub(super) struct Crew {
     world_size: usize,
     /// The ranks of the leader's own process.
     own: Range<usize>,
+    /// The outputs of the head.
+    outputs: usize,
     mates: Vec<Mate>,
     said: mpsc::Sender<(usize, Said)>,
     inbox: mpsc::Receiver<(usize, Said)>,
@@ -49,7 +51,7 @@ enum Said {
 /// What the leader has to know of it.
 pub(super) enum News {
     /// Ranks have computed a step.
-    Computed(Partials),
+    Computed(Report),
     /// A worker wants to leave.
     Leaving(Range<usize>),
     /// All workers have met.
@@ -65,9 +67,9 @@ const INBOX: usize = 256;
 
 impl Crew {
     /// Nobody has joined.
-    pub(super) fn new(world_size: usize, own: Range<usize>) -> Self {
+    pub(super) fn new(world_size: usize, own: Range<usize>, outputs: usize) -> Self {
         let (said, inbox) = mpsc::channel(INBOX);
-        Self { world_size, own, mates: Vec::new(), said, inbox, readers: JoinSet::new() }
+        Self { world_size, own, outputs, mates: Vec::new(), said, inbox, readers: JoinSet::new() }
     }
 
     /// Whether every rank has its worker.
@@ -157,8 +159,8 @@ impl Crew {
         mate.heard = Instant::now();
         match message {
             FromWorker::Partials(partials) => {
-                let partials = convert::partials(partials, &mate.ranks);
-                Ok(News::Computed(partials.map_err(|problem| format!("{}: {problem}", mate.name()))?))
+                let report = convert::report(partials, &mate.ranks, self.outputs);
+                Ok(News::Computed(report.map_err(|problem| format!("{}: {problem}", mate.name()))?))
             }
             FromWorker::Failed(failed) => Err(format!("{} failed: {}", mate.name(), failed.problem)),
             FromWorker::Leaving(_) => Ok(News::Leaving(mate.ranks.clone())),

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use collective::{Collective, Session, Tcp};
 use proto::shard::v1 as wire;
+use score::Versions;
 use service::net::{in_full, status_in_full};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -17,8 +18,8 @@ use wire::leader_service_client::LeaderServiceClient;
 
 use super::server::LARGEST;
 use super::{Context, Local, Locals, Reason};
-use crate::leader::Partials;
-use crate::wire::{PROTOCOL, partials_of, work};
+use crate::leader::Report;
+use crate::wire::{partials, work};
 
 /// Messages that may wait to go to the leader.
 const OUTGOING: usize = 256;
@@ -67,7 +68,7 @@ impl Joined {
         let (line, outgoing) = mpsc::channel(OUTGOING);
         let options = &context.options;
         let hello = wire::WorkerHello {
-            protocol: Some(PROTOCOL),
+            protocol: Some(Versions::CURRENT.into()),
             epoch,
             first_rank: options.ranks.ranks.start as u32,
             ranks: options.ranks.ranks.len() as u32,
@@ -87,7 +88,7 @@ impl Joined {
         };
         // the leader waits for the slowest worker
         let (messages, welcome) = timeout(patience.forming * 2, welcome).await.map_err(|_| "no welcome came")??;
-        if !(PROTOCOL.lowest..=PROTOCOL.highest).contains(&welcome.protocol) {
+        if !Versions::CURRENT.contains(welcome.protocol) {
             return Err(format!("the leader speaks version {} of the inner protocol", welcome.protocol));
         }
         let session = Session {
@@ -146,11 +147,11 @@ impl Joined {
     }
 
     fn answer(&self, local: Local) -> Result<(), Reason> {
-        let Local { stamp, rank, partials } = local;
-        match partials {
-            Ok(partials) => {
-                let partials = Partials { first_rank: rank, stamp, ranks: vec![partials] };
-                Outgoing(&self.line).tell(ToLeader::Partials(partials_of(&partials)))
+        let Local { stamp, rank, partials: computed } = local;
+        match computed {
+            Ok(computed) => {
+                let report = Report { first_rank: rank, stamp, ranks: vec![computed] };
+                Outgoing(&self.line).tell(ToLeader::Partials(partials(report)))
             }
             Err(problem) => {
                 // it may be known already

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use collective::Session;
 use discovery::Claim;
-use model::{Device, PackedBatch, Packer, PartialLogit};
+use model::{Device, PackedBatch, Packer};
 use proto::Message as _;
 use proto::shard::v1::{EpochRecord, RankState};
+use score::{Partials, Stamp};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -17,8 +18,8 @@ use super::crew::{Crew, News};
 use super::lines::Lines;
 use super::server::{Arrival, Door};
 use super::{Context, Local, Locals, Reason, WorkerOptions};
-use crate::leader::{Action, Ending, Event, Leader, Partials, Settings, Work};
-use crate::plan::{self, Stamp};
+use crate::leader::{Action, Ending, Event, Leader, Report, Settings, Work};
+use crate::plan;
 use crate::{RanksOptions, metrics};
 
 /// Tokens of the step that begins an epoch on CPUs.
@@ -86,7 +87,8 @@ impl<'a, 'b> Epoch<'a, 'b> {
     fn new(context: &'a Context, locals: &'a mut Locals<'b>, number: u64) -> Self {
         let (sender, arrivals) = mpsc::channel(INBOX);
         let door = context.lobby.open(number, sender);
-        let crew = Crew::new(context.options.ranks.world_size, locals.ranks.numbers());
+        let RanksOptions { world_size, config, .. } = &context.options.ranks;
+        let crew = Crew::new(*world_size, locals.ranks.numbers(), config.outputs());
         Self { context, locals, number, door, arrivals, crew, started: Instant::now() }
     }
 
@@ -145,15 +147,15 @@ impl<'a, 'b> Epoch<'a, 'b> {
         let allowance = self.context.options.patience.allowance;
         let most = allowance.least.as_secs_f64() + allowance.factor * PROBE as f64 / allowance.slowest;
         let most = Duration::try_from_secs_f64(most).unwrap_or(Duration::MAX);
-        let mut ranks: BTreeMap<usize, Vec<PartialLogit>> = BTreeMap::new();
+        let mut ranks: BTreeMap<usize, Partials> = BTreeMap::new();
         let world_size = self.context.options.ranks.world_size;
         let answers = async {
             let mut beat = interval(self.context.options.patience.heartbeat);
             while ranks.len() < world_size {
-                let partials = tokio::select! {
-                    local = self.locals.results.recv() => local.map(partials_of).transpose()?,
+                let report = tokio::select! {
+                    local = self.locals.results.recv() => local.map(Local::report).transpose()?,
                     news = self.crew.next() => match news? {
-                        News::Computed(partials) => Some(partials),
+                        News::Computed(report) => Some(report),
                         _ => None,
                     },
                     _ = beat.tick() => {
@@ -161,14 +163,14 @@ impl<'a, 'b> Epoch<'a, 'b> {
                         None
                     }
                 };
-                if let Some(Partials { first_rank, ranks: computed, .. }) = partials.filter(|it| it.stamp == stamp) {
+                if let Some(Report { first_rank, ranks: computed, .. }) = report.filter(|it| it.stamp == stamp) {
                     ranks.extend((first_rank..).zip(computed));
                 }
             }
             Ok::<_, Reason>(())
         };
         timeout(most, answers).await.map_err(|_| "the first step is overdue".to_owned())??;
-        let mut checksums = ranks.values().map(|partials| partials.first().map(|partial| partial.checksum));
+        let mut checksums = ranks.values().map(|partials| partials.get(0).map(|partial| partial.checksum));
         let first = checksums.next().flatten().ok_or("a rank computed nothing")?;
         if let Some(rank) = checksums.position(|checksum| checksum != Some(first)) {
             return Err(format!("ranks 0 and {} computed different rows in the first step", rank + 1));
@@ -200,13 +202,6 @@ fn probe(options: &WorkerOptions) -> PackedBatch {
         packer.push((first..last).map(|token| (token % config.vocab) as u32).collect());
     }
     packer.pack()
-}
-
-/// What a rank of this process computed, as of any rank.
-fn partials_of(local: Local) -> Result<Partials, Reason> {
-    let Local { stamp, rank, partials } = local;
-    let partials = partials.map_err(|problem| format!("rank {rank} failed: {problem}"))?;
-    Ok(Partials { first_rank: rank, stamp, ranks: vec![partials] })
 }
 
 /// The host of `host:port`; a name without a port is of this process.
@@ -246,7 +241,7 @@ impl<'a, 'b> Serving<'a, 'b> {
                 event = self.events.recv() => self.take_in(event, &mut actions),
                 Some(arrival) = self.epoch.arrivals.recv() => self.arrive(arrival, &mut actions),
                 Some(local) = self.epoch.locals.results.recv() => {
-                    self.handle(Event::Computed(partials_of(local)?), &mut actions);
+                    self.handle(Event::Computed(local.report()?), &mut actions);
                 }
                 news = self.epoch.crew.next() => self.hear(news?, &mut actions),
                 _ = beat.tick() => self.epoch.crew.beat(patience.silence)?,
@@ -304,7 +299,7 @@ impl<'a, 'b> Serving<'a, 'b> {
 
     fn hear(&mut self, news: News, actions: &mut Vec<Action>) {
         match news {
-            News::Computed(partials) => self.handle(Event::Computed(partials), actions),
+            News::Computed(report) => self.handle(Event::Computed(report), actions),
             News::Leaving(ranks) => {
                 tracing::info!(?ranks, "a worker wants to leave");
                 self.drain(actions);

@@ -52,8 +52,10 @@ impl Lines {
         self.readers.spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
                 let event = match request.message {
-                    Some(FromGateway::Piece(piece)) => Event::Arrived(id, convert::piece(piece, started.elapsed())),
-                    Some(FromGateway::Withdrawal(withdrawal)) => Event::Withdrawn(id, convert::tag(withdrawal)),
+                    Some(FromGateway::Piece(piece)) => {
+                        Event::Arrived(id, convert::submission(piece, started.elapsed()))
+                    }
+                    Some(FromGateway::Withdrawal(withdrawal)) => Event::Withdrawn(id, withdrawal.tag()),
                     // a message of a later version
                     None => continue,
                     Some(FromGateway::Hello(_)) => break,

@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use discovery::{Incarnation, Key, Registry};
-use model::PartialLogit;
 use proto::shard::v1::{RankRecord, RankState};
+use score::{Partials, Stamp};
 use service::Network;
 use service::net::Listener;
 use service::trace::{self, STAGE};
@@ -35,8 +35,8 @@ use tracing::Span;
 use self::membership::Membership;
 use self::roster::Roster;
 use self::server::Lobby;
-use crate::leader::Work;
-use crate::plan::{Allowance, Stamp};
+use crate::leader::{Report, Work};
+use crate::plan::Allowance;
 use crate::ranks::Done;
 use crate::{Error, Ranks, RanksOptions, metrics};
 
@@ -109,7 +109,7 @@ struct Context {
 struct Local {
     stamp: Stamp,
     rank: usize,
-    partials: Result<Vec<PartialLogit>, String>,
+    partials: Result<Partials, String>,
 }
 
 /// The ranks of this process, for the length of an epoch.
@@ -174,16 +174,17 @@ impl Worker {
     /// away, and other workers that are, are waited for.
     pub async fn run(self, listener: Listener, others: Routes, stop: CancellationToken) -> Result<(), Error> {
         let Self { options, registry, network, record } = self;
-        let folder = Key::new(format!("replicas/{}", options.replica))?;
+        let folder = Key::new(score::registry::replica(&options.replica))?;
         let address = options.advertise.clone().unwrap_or_else(|| listener.address().to_owned());
         record.send_modify(|record| record.address.clone_from(&address));
         let lobby = Arc::new(Lobby::new(&options));
         let serving = server::serve(&network, listener, others, Arc::clone(&lobby)).map_err(Error::Serve)?;
-        let keys = options.ranks.ranks.clone().map(|rank| folder.join(format!("ranks/{rank}")));
+        let key = |rank| Key::new(score::registry::rank(&options.replica, rank as u32));
+        let keys = options.ranks.ranks.clone().map(key);
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         let membership = Membership::hold(registry.clone(), keys, Incarnation::random(), record.subscribe());
         let roster = roster::watch(&registry, &folder);
-        let epoch_key = folder.join("epoch")?;
+        let epoch_key = Key::new(score::registry::epoch(&options.replica))?;
         let context =
             Context { options, registry, network, record, membership, roster, lobby, address, epoch_key, stop };
         let outcome = context.work().await;
@@ -246,6 +247,17 @@ impl Context {
             record.state = state.into();
             record.epoch = epoch;
         });
+    }
+}
+
+// === impl Local ===
+
+impl Local {
+    /// What was computed, as of any rank.
+    fn report(self) -> Result<Report, Reason> {
+        let Self { stamp, rank, partials } = self;
+        let partials = partials.map_err(|problem| format!("rank {rank} failed: {problem}"))?;
+        Ok(Report { first_rank: rank, stamp, ranks: vec![partials] })
     }
 }
 

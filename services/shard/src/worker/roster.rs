@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use discovery::{Event, Key, Member, Registry};
 use proto::Message as _;
 use proto::shard::v1::{EpochRecord, RankRecord, RankState};
+use score::registry::{self, Entry};
 use tokio::sync::watch;
 
 /// What is written about a replica.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Roster {
-    ranks: BTreeMap<usize, RankRecord>,
+    ranks: BTreeMap<u32, RankRecord>,
     /// The number of the epoch that is open, and where its leader is.
     pub(super) epoch: Option<(u64, String)>,
 }
@@ -19,14 +20,13 @@ pub(super) struct Roster {
 pub(super) fn watch(registry: &Registry, folder: &Key) -> watch::Receiver<Roster> {
     let (sender, receiver) = watch::channel(Roster::default());
     let mut events = registry.watch(&folder.below());
-    let folder = folder.clone();
     tokio::spawn(async move {
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
                 () = sender.closed() => return,
             };
-            sender.send_modify(|roster| roster.apply(&folder, event));
+            sender.send_modify(|roster| roster.apply(event));
         }
     });
     receiver
@@ -37,54 +37,39 @@ pub(super) fn watch(registry: &Registry, folder: &Key) -> watch::Receiver<Roster
 impl Roster {
     /// Whether all ranks of a replica of this size wait for an epoch, as far as the registry knows.
     pub(super) fn is_complete(&self, world_size: usize) -> bool {
-        let waits = |rank: usize| {
+        let waits = |rank: u32| {
             let state = self.ranks.get(&rank).map(RankRecord::state);
             matches!(state, Some(RankState::Ready | RankState::Serving))
         };
-        (0..world_size).all(waits)
+        (0..world_size as u32).all(waits)
     }
 
-    fn apply(&mut self, folder: &Key, event: Event) {
+    fn apply(&mut self, event: Event) {
         match event {
             Event::Reset(members) => {
                 *self = Self::default();
-                members.into_iter().for_each(|member| self.add(folder, &member));
+                members.iter().for_each(|member| self.add(member));
             }
-            Event::Add(member) => self.add(folder, &member),
-            Event::Remove(key) => match Entry::of(folder, &key) {
-                Some(Entry::Rank(rank)) => drop(self.ranks.remove(&rank)),
-                Some(Entry::Epoch) => self.epoch = None,
+            Event::Add(member) => self.add(&member),
+            Event::Remove(key) => match registry::read(key.as_str()) {
+                Some(Entry::Rank { rank, .. }) => drop(self.ranks.remove(&rank)),
+                Some(Entry::Epoch { .. }) => self.epoch = None,
                 None => {}
             },
         }
     }
 
-    fn add(&mut self, folder: &Key, member: &Member) {
-        match Entry::of(folder, &member.key) {
-            Some(Entry::Rank(rank)) => match RankRecord::decode(&*member.value) {
+    fn add(&mut self, member: &Member) {
+        match registry::read(member.key.as_str()) {
+            Some(Entry::Rank { rank, .. }) => match RankRecord::decode(&*member.value) {
                 Ok(record) => drop(self.ranks.insert(rank, record)),
                 Err(error) => tracing::warn!(key = %member.key, %error, "no record of a rank"),
             },
-            Some(Entry::Epoch) => match EpochRecord::decode(&*member.value) {
+            Some(Entry::Epoch { .. }) => match EpochRecord::decode(&*member.value) {
                 Ok(record) => self.epoch = Some((member.revision, record.address)),
                 Err(error) => tracing::warn!(key = %member.key, %error, "no record of an epoch"),
             },
             None => {}
-        }
-    }
-}
-
-/// What is written under a key.
-enum Entry {
-    Rank(usize),
-    Epoch,
-}
-
-impl Entry {
-    fn of(folder: &Key, key: &Key) -> Option<Self> {
-        match key.as_str().strip_prefix(folder.as_str())?.strip_prefix('/')? {
-            "epoch" => Some(Self::Epoch),
-            rest => rest.strip_prefix("ranks/")?.parse().ok().map(Self::Rank),
         }
     }
 }

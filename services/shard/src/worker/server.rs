@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use proto::shard::v1 as wire;
+use score::Versions;
 use service::Network;
 use service::net::Listener;
 use tokio::sync::mpsc;
@@ -15,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::leader_service_server::{LeaderService, LeaderServiceServer};
 
 use super::WorkerOptions;
-use crate::wire::{PROTOCOL, common_version, to_gateway};
+use crate::wire::to_gateway;
 
 /// Where gateways and workers wait to be taken in.
 pub(super) struct Lobby {
@@ -25,6 +26,7 @@ pub(super) struct Lobby {
     ranks: u32,
     step_tokens: u64,
     vocab: u32,
+    outputs: u32,
     open: Mutex<Option<Open>>,
 }
 
@@ -105,6 +107,7 @@ impl Lobby {
             ranks: options.ranks.world_size as u32,
             step_tokens: options.step_tokens as u64,
             vocab: options.ranks.config.vocab as u32,
+            outputs: options.ranks.config.outputs() as u32,
             open: Mutex::new(None),
         }
     }
@@ -140,11 +143,12 @@ impl Lobby {
             ranks: self.ranks,
             step_tokens: self.step_tokens,
             vocab: self.vocab,
+            outputs: self.outputs,
         }))
     }
 
     fn check_worker(&self, hello: &wire::WorkerHello) -> Result<u32, Status> {
-        let version = common_version(PROTOCOL, hello.protocol).map_err(Status::failed_precondition)?;
+        let version = common_version(hello.protocol)?;
         if (hello.generation, &hello.fingerprint) != (self.generation, &self.fingerprint) {
             return Err(Status::failed_precondition(format!(
                 "ranks {} to {} have generation {} and fingerprint {}, the leader {} and {}: they would compute another model",
@@ -174,7 +178,7 @@ impl LeaderService for Lobby {
             Some(wire::attach_request::Message::Hello(hello)) => hello,
             _ => return Err(Status::invalid_argument("the first message is to be a hello")),
         };
-        let version = common_version(PROTOCOL, hello.protocol).map_err(Status::failed_precondition)?;
+        let version = common_version(hello.protocol)?;
         if hello.text_digest != self.text_digest {
             return Err(Status::failed_precondition(format!(
                 "gateway {} makes token ids with another config, tokenizer or template than this replica",
@@ -202,6 +206,12 @@ impl LeaderService for Lobby {
         arrivals.send(Arrival::Worker(call)).await.map_err(|_| Status::unavailable("the epoch has ended"))?;
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
+}
+
+/// The version that is spoken on a stream.
+fn common_version(theirs: Option<wire::ProtocolRange>) -> Result<u32, Status> {
+    let common = Versions::CURRENT.common(theirs.unwrap_or_default().into());
+    common.map_err(|error| Status::failed_precondition(error.to_string()))
 }
 
 async fn introduction<In>(requests: &mut Streaming<In>) -> Result<In, Status> {

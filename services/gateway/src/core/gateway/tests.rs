@@ -7,7 +7,9 @@ mod simulation;
 use std::num::NonZeroU32;
 
 use super::*;
-use crate::core::{Dispatch, Item, LaneId, Outcome, Partial, Scope, Stamp, Tag, Version};
+use score::{Outputs, Partials, RankStep, Stamp, Tag, Tail};
+
+use crate::core::{Dispatch, Item, LaneId, Outcome, Scope, Version};
 
 const STEP: u64 = 100;
 
@@ -53,7 +55,7 @@ fn gateway(replicas: u64) -> Gateway {
 
 fn join(gateway: &mut Gateway, replica: u64, epoch: u64) -> Vec<Action> {
     let replica = ReplicaId(replica);
-    let announcement = Announcement { replica, epoch, version: version(), ranks: 2, step_tokens: STEP };
+    let announcement = Announcement { replica, epoch, version: version(), ranks: 2, outputs: 1, step_tokens: STEP };
     let mut actions = gateway.handle(at(0), Event::Joined(announcement));
     actions.extend(gateway.handle(at(0), Event::Granted { replica, epoch, tokens: 2 * STEP as i64 }));
     actions
@@ -72,7 +74,7 @@ fn sent(actions: Vec<Action>) -> Vec<(u64, Dispatch)> {
 #[track_caller]
 fn sent_one(actions: Vec<Action>) -> (u64, Tag) {
     match &sent(actions)[..] {
-        [(replica, dispatch)] => (*replica, dispatch.tag),
+        [(replica, dispatch)] => (*replica, dispatch.piece.tag),
         other => panic!("not one piece: {other:?}"),
     }
 }
@@ -81,14 +83,16 @@ fn sent_one(actions: Vec<Action>) -> (u64, Tag) {
 #[track_caller]
 fn answered(actions: Vec<Action>) -> Result<f32, Failure> {
     match <[Action; 1]>::try_from(actions) {
-        Ok([Action::Answer(Outcome { result, .. })]) => result.map(|score| score.score),
+        Ok([Action::Answer(Outcome { result, .. })]) => result.map(|score| score.outputs.score),
         other => panic!("not one answer: {other:?}"),
     }
 }
 
-fn partials(epoch: u64, logits: [f32; 2]) -> Vec<Partial> {
+fn computed(epoch: u64, logits: [f32; 2], checksums: [u64; 2]) -> Reply {
     let stamp = Stamp { generation: 1, epoch, step: 5 };
-    logits.iter().enumerate().map(|(rank, &logit)| Partial { rank, stamp, logit, checksum: 3 }).collect()
+    let ranks = [0, 1].map(|rank| RankStep { rank, stamp });
+    let partials = Partials::new(1, logits.to_vec(), checksums.to_vec()).unwrap();
+    Reply::Computed { ranks: ranks.into(), partials, tokens: 4 }
 }
 
 fn answer(gateway: &mut Gateway, replica: u64, tag: Tag, reply: Reply) -> Vec<Action> {
@@ -96,18 +100,12 @@ fn answer(gateway: &mut Gateway, replica: u64, tag: Tag, reply: Reply) -> Vec<Ac
     gateway.handle(at(1), Event::Answered { replica: ReplicaId(replica), epoch: 1, answers })
 }
 
-fn computed(partials: Vec<Partial>) -> Reply {
-    Reply::Computed { partials, tokens: 4 }
-}
-
 fn good() -> Reply {
-    computed(partials(1, [1.0, 2.0]))
+    computed(1, [1.0, 2.0], [3, 3])
 }
 
 fn different_rows() -> Reply {
-    let mut partials = partials(1, [1.0, 2.0]);
-    partials[1].checksum = 4;
-    computed(partials)
+    computed(1, [1.0, 2.0], [3, 4])
 }
 
 #[test]
@@ -118,7 +116,8 @@ fn a_conversation_goes_out_and_comes_back_as_a_score() {
     let actions = answer(&mut gateway, 0, tag, good());
     let [Action::Answer(outcome)] = &actions[..] else { panic!("{actions:?}") };
     let stamp = Stamp { generation: 1, epoch: 1, step: 5 };
-    let score = Score { score: 3.0, stamp, fingerprint: "f".into(), tokens: 4, replica: ReplicaId(0) };
+    let outputs = Outputs { score: 3.0, others: [].into() };
+    let score = Score { outputs, stamp, fingerprint: "f".into(), tokens: 4, replica: ReplicaId(0) };
     assert_eq!(outcome.result, Ok(score));
     assert_eq!((outcome.queued, outcome.computed), (Duration::ZERO, Duration::from_millis(1)));
     // a second answer is heard by nobody
@@ -134,9 +133,9 @@ fn nothing_is_sent_without_credit_and_a_group_falls_into_pieces() {
     assert_eq!((gateway.stats().waiting_pieces, gateway.stats().waiting_tokens), (4, 4 * 40 + 200));
     let sent = sent(join(&mut gateway, 0, 1));
     // two steps of credit: two whole pieces; the third would go if half a step were free
-    let pieces: Vec<_> = sent.iter().map(|(_, it)| (it.tokens, it.prefix.len(), it.conversations.len())).collect();
+    let pieces: Vec<_> = sent.iter().map(|(_, it)| (it.tokens, it.piece.prefix.len(), it.piece.tails.len())).collect();
     assert_eq!(pieces, [(100, 40, 3), (100, 40, 3)]);
-    assert_eq!(sent[1].1.conversations[0], (3, vec![3; 20].into()));
+    assert_eq!(sent[1].1.piece.tails[0], Tail { conversation: 3, ids: vec![3; 20].into() });
     assert_eq!((gateway.stats().credits, gateway.stats().sent_tokens), (0, 200));
 }
 
@@ -197,7 +196,7 @@ fn a_replica_that_keeps_failing_gets_nothing_for_a_while() {
 
 #[test]
 fn a_score_that_is_not_finite_gets_a_second_opinion() {
-    let nan = || computed(partials(1, [f32::NAN, 1.0]));
+    let nan = || computed(1, [f32::NAN, 1.0], [3, 3]);
     let mut gateway = gateway(2);
     let (replica, tag) = sent_one(gateway.handle(at(0), Event::Admit(request(0, 100, &[conversation(10)]))));
     let (other, tag) = sent_one(answer(&mut gateway, replica, tag, nan()));
@@ -227,7 +226,7 @@ fn siblings_of_what_fails_keep_their_scores() {
     let mut actions = gateway.handle(at(1), event);
     let (_, dispatch) = sent(actions.split_off(2)).remove(0);
     assert!(actions.iter().all(|action| matches!(action, Action::Answer(Outcome { result: Ok(_), .. }))));
-    assert_eq!(dispatch.conversations, [(1, vec![1; 5].into())]);
+    assert_eq!(dispatch.piece.tails, [Tail { conversation: 1, ids: vec![1; 5].into() }]);
     assert_eq!((dispatch.tokens, gateway.stats().conversations), (25, 1));
 }
 

@@ -19,7 +19,7 @@ fn version(generation: u64) -> Version {
 }
 
 fn announcement(replica: u64, epoch: u64) -> Announcement {
-    Announcement { replica: ReplicaId(replica), epoch, version: version(1), ranks: 2, step_tokens: STEP }
+    Announcement { replica: ReplicaId(replica), epoch, version: version(1), ranks: 2, outputs: 1, step_tokens: STEP }
 }
 
 fn at(seconds: u64) -> Time {

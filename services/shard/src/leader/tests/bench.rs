@@ -1,6 +1,8 @@
 //! A leader on the bench: gateways that keep their balance, ranks whose partial logits say where they come from, and
 //! random events for all of them.
 
+use score::PieceId;
+
 use super::*;
 
 pub(super) const RANKS: usize = 2;
@@ -15,7 +17,7 @@ pub(super) fn millis(millis: u64) -> Duration {
 }
 
 pub(super) fn tag(piece: u64) -> Tag {
-    Tag { piece, attempt: 1 }
+    Tag { piece: PieceId(piece), attempt: 1 }
 }
 
 /// Tokens that share nothing with those of another number, as long as there are no more than 49 of those.
@@ -23,13 +25,16 @@ pub(super) fn tokens(number: u32, len: usize) -> Vec<u32> {
     (0..len as u32).map(|position| (number % 50 * 20 + position % 20) % VOCAB).collect()
 }
 
-pub(super) fn piece(number: u64, prefix: Vec<u32>, tails: Vec<(u32, Vec<u32>)>) -> Piece {
-    let tokens = (prefix.len() + tails.iter().map(|(_, tail)| tail.len()).sum::<usize>()) as u64;
-    Piece { tag: tag(number), prefix, tails, tokens, deadline: None, urgent: false, trace: None }
+pub(super) fn piece(number: u64, prefix: Vec<u32>, tails: Vec<(u32, Vec<u32>)>) -> Submission {
+    let tails = tails.into_iter().map(|(conversation, ids)| Tail { conversation, ids: ids.into() }).collect();
+    let piece = Piece { tag: tag(number), prefix: prefix.into(), tails, urgent: false };
+    Submission { tokens: piece.tokens(), piece, deadline: None, trace: None }
 }
 
-pub(super) fn partial(rank: usize, step: u64, place: usize) -> PartialLogit {
-    PartialLogit { logit: (1000 * rank + place) as f32, checksum: step * 1000 + place as u64 }
+/// What a rank contributes to each of so many sequences of a step.
+pub(super) fn partials(rank: usize, step: u64, sequences: usize) -> Partials {
+    let values = (0..sequences).map(|place| (1000 * rank + place) as f32).collect();
+    Partials::new(1, values, (0..sequences as u64).map(|place| step * 1000 + place).collect()).unwrap()
 }
 
 pub(super) fn settings() -> Settings {
@@ -72,8 +77,8 @@ impl Bench {
 
     /// Takes something in without what follows.
     pub(super) fn handle(&mut self, event: Event) -> Vec<Action> {
-        if let Event::Arrived(gateway, piece) = &event {
-            *self.balances.entry(*gateway).or_default() -= piece.tokens as i64;
+        if let Event::Arrived(gateway, submission) = &event {
+            *self.balances.entry(*gateway).or_default() -= submission.tokens as i64;
         }
         let mut actions = Vec::new();
         self.leader.handle(self.now, event, &mut actions);
@@ -106,11 +111,11 @@ impl Bench {
         actions
     }
 
-    pub(super) fn arrives(&mut self, gateway: GatewayId, mut piece: Piece) -> Vec<Action> {
+    pub(super) fn arrives(&mut self, gateway: GatewayId, mut submission: Submission) -> Vec<Action> {
         if self.endless_credit {
-            piece.tokens = 0;
+            submission.tokens = 0;
         }
-        self.happens(Event::Arrived(gateway, piece))
+        self.happens(Event::Arrived(gateway, submission))
     }
 
     /// Something happens, and a step follows.
@@ -124,8 +129,8 @@ impl Bench {
     /// A rank has computed a step.
     pub(super) fn computed(&mut self, rank: usize, step: u64) -> Vec<Action> {
         let sequences = self.sequences.get(&step).copied().unwrap_or_default();
-        let ranks = vec![(0..sequences).map(|place| partial(rank, step, place)).collect()];
-        self.happens(Event::Computed(Partials { first_rank: rank, stamp: Stamp { step, ..STAMP }, ranks }))
+        let ranks = vec![partials(rank, step, sequences)];
+        self.happens(Event::Computed(Report { first_rank: rank, stamp: Stamp { step, ..STAMP }, ranks }))
     }
 
     /// All ranks have computed a step.
@@ -144,13 +149,14 @@ impl Bench {
         for action in actions {
             match action {
                 Action::Compute(work) => self.ready.iter_mut().for_each(|steps| steps.push_back(work.stamp.step)),
-                Action::Answer(gateway, Answers { ranks, computed, .. }) => {
-                    let step = ranks[0].step;
-                    assert_eq!(*ranks, [Stamp { step, ..STAMP }; RANKS]);
-                    for Computed { tag, partials, .. } in computed {
-                        let place = partials[0].logit as usize;
-                        let expected: Vec<PartialLogit> = (0..RANKS).map(|rank| partial(rank, step, place)).collect();
-                        assert_eq!(*partials, expected);
+                Action::Answer(gateway, answers) => {
+                    let step = answers.ranks[0].0.stamp.step;
+                    for Computed { tag, place, .. } in &answers.computed {
+                        for (rank, (said, of_rank)) in answers.ranks.iter().enumerate() {
+                            assert_eq!(*said, RankStep { rank, stamp: Stamp { step, ..STAMP } });
+                            let expected = partials(rank, step, place + 1);
+                            assert_eq!(of_rank.get(*place), expected.get(*place));
+                        }
                         assert!(!self.answered.contains(&(*gateway, *tag)), "{tag:?} is answered twice");
                         self.answered.push((*gateway, *tag));
                     }
@@ -287,8 +293,8 @@ impl Storm {
                 let rank = self.below(RANKS);
                 let step = self.bench.ready[rank].pop_front()?;
                 let sequences = self.bench.sequences[&step];
-                let ranks = vec![(0..sequences).map(|place| partial(rank, step, place)).collect()];
-                Some(Event::Computed(Partials { first_rank: rank, stamp: Stamp { step, ..STAMP }, ranks }))
+                let ranks = vec![partials(rank, step, sequences)];
+                Some(Event::Computed(Report { first_rank: rank, stamp: Stamp { step, ..STAMP }, ranks }))
             }
             10.. if connected > 0 => {
                 let place = self.below(connected);
@@ -296,16 +302,16 @@ impl Storm {
                 if self.bench.balances.get(&gateway).is_none_or(|balance| *balance <= 0) {
                     return None;
                 }
-                let piece = self.piece();
-                self.sent.push((gateway, piece.tag));
-                Some(Event::Arrived(gateway, piece))
+                let submission = self.submission();
+                self.sent.push((gateway, submission.piece.tag));
+                Some(Event::Arrived(gateway, submission))
             }
             _ => None,
         }
     }
 
     /// A piece of at most a step's tokens, some of it beyond the vocabulary, some of it soon too late.
-    fn piece(&mut self) -> Piece {
+    fn submission(&mut self) -> Submission {
         self.next += 1;
         let number = self.next as u32;
         // as a gateway does: what is too short to be shared is part of the tails
@@ -320,6 +326,6 @@ impl Storm {
             tails[0].1.push(VOCAB);
         }
         let deadline = (self.below(6) == 0).then(|| self.bench.now + millis(self.below(60) as u64));
-        Piece { deadline, ..piece(self.next, prefix, tails) }
+        Submission { deadline, ..piece(self.next, prefix, tails) }
     }
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::core::{Dispatch, Item, LaneId, Outcome, Partial, Stamp, Tag, Version};
+use score::{Partials, RankStep, Stamp, Tag, Tail};
+
+use crate::core::{Dispatch, Item, LaneId, Outcome, Version};
 
 pub(super) const RANKS: usize = 3;
 /// A conversation with this token has no finite score.
@@ -367,6 +369,7 @@ impl Cluster {
             epoch: it.epoch,
             version: version(it.generation),
             ranks: RANKS,
+            outputs: 1,
             step_tokens: self.speed.budget,
         };
         self.say(replica, Event::Joined(announcement));
@@ -380,7 +383,7 @@ impl Cluster {
             return;
         }
         let (replica, version, step_tokens) = (id(replica), version(generation), self.speed.budget);
-        let joined = Announcement { replica, epoch, version, ranks: RANKS, step_tokens };
+        let joined = Announcement { replica, epoch, version, ranks: RANKS, outputs: 1, step_tokens };
         let granted = Event::Granted { replica, epoch, tokens: step_tokens as i64 };
         for event in [Event::Joined(joined), granted, Event::Left { replica, epoch }] {
             let late = self.random.below(50_000);
@@ -403,8 +406,9 @@ impl Cluster {
         }
         it.out -= dispatch.tokens as i64;
         let declined = it.condition == Condition::Draining;
-        let Dispatch { tag, prefix, conversations, .. } = dispatch;
-        for (number, tail) in conversations {
+        let score::Piece { tag, prefix, tails, .. } = dispatch.piece;
+        for Tail { conversation, ids: tail } in tails {
+            let number = conversation as usize;
             let tokens: Arc<[u32]> = prefix.iter().chain(tail.iter()).copied().collect();
             let work = Work { tag, number, tokens, tail: tail.len() as u64, prefix: prefix.len() as u64 };
             match declined {
@@ -467,22 +471,30 @@ impl Cluster {
 
     fn computed(&mut self, stamp: Stamp, tokens: &[u32]) -> Reply {
         let (logits, checksum) = logits(tokens);
-        let partial = |rank| Partial { rank, stamp, logit: logits[rank], checksum };
-        let mut partials: Vec<_> = (0..RANKS).map(partial).collect();
+        let mut ranks: Vec<_> = (0..RANKS).map(|rank| RankStep { rank, stamp }).collect();
+        let (mut values, mut checksums) = (logits.to_vec(), vec![checksum; RANKS]);
         if self.random.chance(self.trouble.wrong) {
             self.wronged = true;
             let rank = self.random.below(RANKS as u64) as usize;
             match self.random.below(7) {
-                0 => partials[rank].checksum ^= 1,
-                1 => partials[rank].stamp.step += 1,
-                2 => partials[rank].stamp.epoch -= 1,
-                3 => partials.iter_mut().for_each(|partial| partial.stamp.generation += 1),
-                4 => drop(partials.remove(rank)),
-                5 => partials.push(partials[rank]),
+                0 => checksums[rank] ^= 1,
+                1 => ranks[rank].stamp.step += 1,
+                2 => ranks[rank].stamp.epoch -= 1,
+                3 => ranks.iter_mut().for_each(|it| it.stamp.generation += 1),
+                4 => drop(ranks.remove(rank)),
+                5 => {
+                    ranks.push(ranks[rank]);
+                    values.push(values[rank]);
+                    checksums.push(checksum);
+                }
                 _ => return Reply::Failed("out of memory".to_owned()),
             }
         }
-        Reply::Computed { partials, tokens: 1 }
+        let count = ranks.len();
+        values.truncate(count);
+        checksums.truncate(count);
+        let partials = Partials::new(1, values, checksums).unwrap();
+        Reply::Computed { ranks: ranks.into(), partials, tokens: 1 }
     }
 
     fn reply(&mut self, replica: usize, epoch: u64, work: &Work, reply: Reply) {
@@ -580,26 +592,26 @@ impl Cluster {
         let mirror = &mut self.mirrors[number];
         assert_eq!(mirror.epoch, Some(epoch), "sent to a replica that is not there");
         let overdraft = mirror.balance + (self.speed.budget / 2) as i64 >= dispatch.tokens as i64;
-        assert!(mirror.balance > 0 || dispatch.urgent && overdraft, "sent without credit");
+        assert!(mirror.balance > 0 || dispatch.piece.urgent && overdraft, "sent without credit");
         mirror.balance -= dispatch.tokens as i64;
         let session = mirror.session;
         let asked = &self.asked[&dispatch.request];
         assert!(asked.open && asked.deadline > self.now, "sent what nobody waits for");
-        assert!(dispatch.tag.attempt <= self.settings.attempts);
-        let tails: u64 = dispatch.conversations.iter().map(|(_, tail)| tail.len() as u64).sum();
-        assert_eq!(dispatch.tokens, dispatch.prefix.len() as u64 + tails);
+        assert!(dispatch.piece.tag.attempt <= self.settings.attempts);
+        let tails: u64 = dispatch.piece.tails.iter().map(|tail| tail.ids.len() as u64).sum();
+        assert_eq!(dispatch.tokens, dispatch.piece.prefix.len() as u64 + tails);
         let item = self.item(&dispatch);
         let asked = &self.asked[&dispatch.request];
-        for (conversation, _) in &dispatch.conversations {
-            assert!(!asked.answered.contains(&(item, *conversation)), "sent after it was answered");
-            let place = (dispatch.tag, number, session);
-            let before = self.places.insert((dispatch.request, item, *conversation), place);
+        for conversation in dispatch.piece.tails.iter().map(|tail| tail.conversation as usize) {
+            assert!(!asked.answered.contains(&(item, conversation)), "sent after it was answered");
+            let place = (dispatch.piece.tag, number, session);
+            let before = self.places.insert((dispatch.request, item, conversation), place);
             if let Some((tag, replica, session)) = before {
-                let over = self.mirrors[replica].session != session || self.failed.contains(&(tag, *conversation));
+                let over = self.mirrors[replica].session != session || self.failed.contains(&(tag, conversation));
                 assert!(over, "{tag:?} is sent again while it may still be answered");
             }
         }
-        if dispatch.tag.attempt == 1 {
+        if dispatch.piece.tag.attempt == 1 {
             *self.sent.entry(self.tenants[&dispatch.request].clone()).or_default() += dispatch.tokens;
         }
         self.write(number, Message::ToReplica(number, epoch, dispatch));
@@ -608,10 +620,10 @@ impl Cluster {
     /// The item that a piece belongs to, by the tokens of one of its conversations.
     fn item(&mut self, dispatch: &Dispatch) -> usize {
         let asked = &self.asked[&dispatch.request];
-        *self.items.entry(dispatch.tag.piece).or_insert_with(|| {
-            let (number, tail) = &dispatch.conversations[0];
-            let tokens: Vec<u32> = dispatch.prefix.iter().chain(tail.iter()).copied().collect();
-            let same = |item: &Vec<Arc<[u32]>>| item.get(*number).is_some_and(|it| **it == *tokens);
+        *self.items.entry(dispatch.piece.tag.piece).or_insert_with(|| {
+            let Tail { conversation: number, ids: tail } = &dispatch.piece.tails[0];
+            let tokens: Vec<u32> = dispatch.piece.prefix.iter().chain(tail.iter()).copied().collect();
+            let same = |item: &Vec<Arc<[u32]>>| item.get(*number as usize).is_some_and(|it| **it == *tokens);
             asked.conversations.iter().position(same).expect("what is sent was asked for")
         })
     }
@@ -627,7 +639,7 @@ impl Cluster {
             Ok(score) => {
                 let (logits, _) = logits(tokens);
                 let sum = logits.iter().fold(0.0, |sum: f32, logit| sum + logit);
-                assert_eq!(score.score.to_bits(), sum.to_bits(), "a wrong score");
+                assert_eq!(score.outputs.score.to_bits(), sum.to_bits(), "a wrong score");
                 assert!(late == 0, "a score after the deadline");
             }
             Err(Failure::DeadlineExceeded) => assert!(self.now >= asked.deadline && late <= TICK),

@@ -12,7 +12,7 @@ use crate::config::{Config, Sources, TemplateSource};
 use crate::input::{Input, Message, Role};
 use crate::template::{self, Template};
 use crate::tokenizer::{BosRule, Tokenizer};
-use crate::{Error, ItemError, strict};
+use crate::{Error, Fault, ItemError, strict};
 
 /// What a call may ask for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -167,8 +167,10 @@ impl Encoder {
     /// The token ids of each conversation.
     pub fn encode(&self, input: &Input, options: &Options) -> Batch {
         if let Input::TokenIds(ids) = input {
-            let item = if ids.is_empty() { Err(ItemError::Empty("input_ids")) } else { Ok(ids.clone()) };
-            let item = item.and_then(|ids| self.finish(ids, Bos::AsGiven, options));
+            let item = match ids.is_empty() {
+                true => Err(Fault::NoTokenIds.at("token_ids")),
+                false => self.finish(ids.clone(), Bos::AsGiven, options),
+            };
             return Batch { items: vec![item], tokenized_bytes: 0, prompt: 0 };
         }
         let strict = options.strict_special_tokens && !matches!(input, Input::Text(_));
@@ -177,7 +179,13 @@ impl Encoder {
             let (ids, bos) = self.apply_bos(ids);
             self.finish(ids, bos, options)
         };
-        let items: Vec<_> = ids.into_iter().map(|ids| ids.and_then(finish)).collect();
+        let named = |(number, item): (usize, Result<Encoded, ItemError>)| match input {
+            Input::Group { responses, .. } if !responses.is_empty() => {
+                item.map_err(|error| error.fault.at(format!("responses[{number}]")))
+            }
+            _ => item,
+        };
+        let items: Vec<_> = ids.into_iter().map(|ids| ids.and_then(finish)).enumerate().map(named).collect();
         let prompt = match items.first() {
             Some(Ok(Encoded { bos, truncated_from: None, .. })) if head > 0 => bos.applied_to(head),
             _ => 0,
@@ -188,10 +196,13 @@ impl Encoder {
     fn texts<'a>(&self, input: &'a Input, strict: bool) -> Vec<Result<Cow<'a, str>, ItemError>> {
         match input {
             Input::TokenIds(_) => Vec::new(),
-            Input::Text(text) if text.is_empty() => vec![Err(ItemError::Empty("text"))],
+            Input::Text(text) if text.is_empty() => vec![Err(Fault::Empty("text").into())],
             Input::Text(text) => vec![Ok(Cow::Borrowed(text))],
             Input::Messages(messages) => vec![self.render_messages(messages, strict)],
-            Input::Group { prompt, .. } if prompt.is_empty() => vec![Err(ItemError::EmptyConversation)],
+            Input::Group { responses, .. } if responses.is_empty() => vec![Err(Fault::NoResponses.into())],
+            Input::Group { prompt, responses } if prompt.is_empty() => {
+                responses.iter().map(|_| Err(Fault::EmptyConversation.into())).collect()
+            }
             Input::Group { prompt, responses } => {
                 let mut turns: Vec<Value> = prompt.iter().map(|message| self.value(message, strict)).collect();
                 let texts = responses.iter().map(|response| {
@@ -200,25 +211,24 @@ impl Encoder {
                     turns.pop();
                     text
                 });
-                let texts: Vec<_> = texts.collect();
-                if texts.is_empty() { vec![Err(ItemError::NoResponses)] } else { texts }
+                texts.collect()
             }
         }
     }
 
     fn render_messages<'a>(&self, messages: &[Message], strict: bool) -> Result<Cow<'a, str>, ItemError> {
         match messages.last().map(Message::role) {
-            None => return Err(ItemError::EmptyConversation),
+            None => return Err(Fault::EmptyConversation.into()),
             Some(Role::Assistant) => {}
-            Some(role) => return Err(ItemError::LastTurn(role)),
+            Some(role) => return Err(Fault::LastTurn(role).into()),
         }
         let turns: Vec<Value> = messages.iter().map(|message| self.value(message, strict)).collect();
         self.render_turns(&turns)
     }
 
     fn render_turns<'a>(&self, turns: &[Value]) -> Result<Cow<'a, str>, ItemError> {
-        let text = self.template.as_ref().ok_or(ItemError::NoTemplate)?.render(turns)?;
-        if text.is_empty() { Err(ItemError::Empty("the rendered conversation")) } else { Ok(Cow::Owned(text)) }
+        let text = self.template.as_ref().ok_or(Fault::NoTemplate)?.render(turns)?;
+        if text.is_empty() { Err(Fault::Empty("the rendered conversation").into()) } else { Ok(Cow::Owned(text)) }
     }
 
     fn value(&self, message: &Message, strict: bool) -> Value {
@@ -283,12 +293,12 @@ impl Encoder {
     /// Check the ids against the vocabulary and the limit.
     fn finish(&self, mut ids: Vec<u32>, bos: Bos, options: &Options) -> Result<Encoded, ItemError> {
         if ids.is_empty() {
-            return Err(ItemError::Empty("the tokenized conversation"));
+            return Err(Fault::Empty("the tokenized conversation").into());
         }
         if let Some(vocab_size) = self.vocab_size
             && let Some(index) = ids.iter().position(|id| *id >= vocab_size)
         {
-            return Err(ItemError::TokenId { index, id: ids[index], vocab_size });
+            return Err(Fault::TokenId { id: ids[index], vocab_size }.at(format!("token_ids[{index}]")));
         }
         let tokens = ids.len();
         let Some(limit) = options.max_length.filter(|limit| *limit < tokens) else {
@@ -297,7 +307,7 @@ impl Encoder {
         let leads = matches!(self.bos_rule(), BosRule::One { id, .. } if ids.first() == Some(id));
         let kept = usize::from(leads);
         if options.truncate == Truncate::None || limit <= kept {
-            return Err(ItemError::TooLong { tokens, limit });
+            return Err(Fault::TooLong { tokens, limit }.into());
         }
         match options.truncate {
             Truncate::Left => drop(ids.drain(kept..tokens - (limit - kept))),

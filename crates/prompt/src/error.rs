@@ -1,5 +1,5 @@
 //! What can go wrong: [`Error`] when a model's files are loaded, [`ItemError`] when one conversation is encoded. Both
-//! are for branching on; their messages name the file, or the place in the input, that is at fault.
+//! are for branching on; they name the file, or the place in the input, that is at fault.
 
 use crate::input::Role;
 
@@ -45,24 +45,34 @@ pub enum Error {
     NoBosToken,
 }
 
-/// One conversation cannot be encoded; the others of its group are not affected.
+/// Why one conversation cannot be encoded, and where; the others of its group are not affected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ItemError {
+#[error("{}{fault}", lead(path))]
+pub struct ItemError {
+    /// Where in the input, as in `messages[3].role`, `responses[1]` or `token_ids[7]`; empty if it is all of it.
+    pub path: String,
+    /// What is wrong there.
+    pub fault: Fault,
+}
+
+/// What is wrong with a conversation. The text says nothing of the place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
     /// A conversation or a prompt without a single message.
     #[error("the conversation is empty")]
     EmptyConversation,
-    /// A text or a list of token ids with nothing in it, or a conversation that renders to nothing.
+    /// A text with nothing in it, or a conversation that renders to nothing.
     #[error("{0} is empty")]
     Empty(&'static str),
+    /// A list of token ids with nothing in it.
+    #[error("there are none")]
+    NoTokenIds,
     /// A group without a single response.
     #[error("the group has no responses")]
     NoResponses,
     /// A value of the wrong type.
-    #[error("{at}: expected {expected}, found {found}")]
+    #[error("expected {expected}, found {found}")]
     Shape {
-        /// Where, as in `messages[3].role`.
-        at: String,
         /// What should stand there.
         expected: &'static str,
         /// What stands there.
@@ -72,21 +82,11 @@ pub enum ItemError {
     #[error("{0} are not supported: give the rendered text or token ids")]
     Unsupported(&'static str),
     /// A role that is none of [`Role::ALL`].
-    #[error("{at}: unknown role {role:?}, known are {}", Role::names())]
-    UnknownRole {
-        /// Where, as in `messages[3].role`.
-        at: String,
-        /// The role that was given.
-        role: String,
-    },
+    #[error("unknown role {0:?}, known are {names}", names = Role::names())]
+    UnknownRole(String),
     /// Content that is not text: null, a number, an image.
-    #[error("{at}: content must be text, found {found}")]
-    NotText {
-        /// Where, as in `messages[3].content[1]`.
-        at: String,
-        /// What stands there.
-        found: String,
-    },
+    #[error("content must be text, found {0}")]
+    NotText(String),
     /// The last turn is not the assistant's, so there is nothing to score.
     #[error("the last turn must be the assistant's, it is from {0}")]
     LastTurn(Role),
@@ -111,10 +111,8 @@ pub enum ItemError {
         limit: usize,
     },
     /// A token id that the model has no embedding for.
-    #[error("input_ids[{index}]: token id {id} is outside the vocabulary of {vocab_size}")]
+    #[error("token id {id} is outside the vocabulary of {vocab_size}")]
     TokenId {
-        /// Position of the first such id.
-        index: usize,
         /// The id.
         id: u32,
         /// Ids are below this.
@@ -123,4 +121,23 @@ pub enum ItemError {
     /// Strict mode was asked for, but the tokenizer makes this special token from plain text too.
     #[error("the special token {0:?} inside content cannot be made plain text with this tokenizer")]
     Strict(String),
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// This fault at a place in the input.
+    pub fn at(self, path: impl Into<String>) -> ItemError {
+        ItemError { path: path.into(), fault: self }
+    }
+}
+
+impl From<Fault> for ItemError {
+    fn from(fault: Fault) -> Self {
+        fault.at("")
+    }
+}
+
+fn lead(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("{path}: ") }
 }

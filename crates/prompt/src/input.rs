@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::ItemError;
+use crate::{Fault, ItemError};
 
 /// Who speaks in a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,15 @@ impl Role {
         }
     }
 
+    /// The role with this name.
+    ///
+    /// # Errors
+    /// [`Fault::UnknownRole`], with the beginning of the name.
+    pub fn named(name: &str) -> Result<Self, Fault> {
+        let role = Self::ALL.into_iter().find(|role| role.as_str() == name);
+        role.ok_or_else(|| Fault::UnknownRole(name.chars().take(80).collect()))
+    }
+
     pub(crate) fn names() -> String {
         Self::ALL.map(Self::as_str).join(", ")
     }
@@ -109,7 +118,7 @@ impl Message {
     pub fn list_from_json(at: &str, value: &Value) -> Result<Vec<Self>, ItemError> {
         let list = value.as_array().ok_or_else(|| shape(at, "a list of messages", value))?;
         if list.is_empty() {
-            return Err(ItemError::EmptyConversation);
+            return Err(Fault::EmptyConversation.into());
         }
         list.iter().enumerate().map(|(i, message)| Self::from_json(&format!("{at}[{i}]"), message)).collect()
     }
@@ -118,11 +127,7 @@ impl Message {
         let object = value.as_object().ok_or_else(|| shape(at, "an object with role and content", value))?;
         let name = object.get("role").unwrap_or(&Value::Null);
         let name = name.as_str().ok_or_else(|| shape(&format!("{at}.role"), "a string", name))?;
-        let role = Role::ALL.into_iter().find(|role| role.as_str() == name);
-        let role = role.ok_or_else(|| ItemError::UnknownRole {
-            at: format!("{at}.role"),
-            role: name.chars().take(80).collect(),
-        })?;
+        let role = Role::named(name).map_err(|unknown| unknown.at(format!("{at}.role")))?;
         let mut fields: Map<String, Value> = object.clone();
         fields.retain(|_, value| !value.is_null());
         let calls = fields.get("tool_calls").and_then(Value::as_array).is_some_and(|calls| !calls.is_empty());
@@ -136,7 +141,7 @@ impl Message {
 }
 
 fn text_of(at: &str, content: &Value) -> Result<String, ItemError> {
-    let not_text = |at: &str, found: String| ItemError::NotText { at: at.to_owned(), found };
+    let not_text = |at: &str, found: String| Fault::NotText(found).at(at);
     match content {
         Value::String(text) => Ok(text.clone()),
         Value::Array(parts) if parts.is_empty() => Err(not_text(at, "an empty list".to_owned())),
@@ -168,16 +173,14 @@ impl Input {
             (Some(("text", Value::String(text))), None) => Ok(Self::Text(text.clone())),
             (Some(("text", value)), None) => Err(shape("text", "a string", value)),
             (Some((at, value)), None) => Ok(Self::TokenIds(ids_from_json(at, value)?)),
-            (None, _) => Err(ItemError::Shape { at: "input".to_owned(), expected, found: "none of them".to_owned() }),
-            (Some((a, _)), Some((b, _))) => {
-                Err(ItemError::Shape { at: "input".to_owned(), expected, found: format!("{a} and {b}") })
-            }
+            (None, _) => Err(Fault::Shape { expected, found: "none of them".to_owned() }.at("input")),
+            (Some((a, _)), Some((b, _))) => Err(Fault::Shape { expected, found: format!("{a} and {b}") }.at("input")),
         }?;
         // a template would render them: without them it would be another conversation
         let rendered =
             ["tools", "documents"].into_iter().find(|key| object.get(*key).is_some_and(|value| !value.is_null()));
         match rendered {
-            Some(key) if matches!(input, Self::Messages(_) | Self::Group { .. }) => Err(ItemError::Unsupported(key)),
+            Some(key) if matches!(input, Self::Messages(_) | Self::Group { .. }) => Err(Fault::Unsupported(key).into()),
             _ => Ok(input),
         }
     }
@@ -191,7 +194,7 @@ impl Input {
         let list = responses.as_array().ok_or_else(|| shape("responses", "a list of strings", responses))?;
         let text = |(i, value): (usize, &Value)| text_of(&format!("responses[{i}]"), value);
         let responses = list.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?;
-        if responses.is_empty() { Err(ItemError::NoResponses) } else { Ok(Self::Group { prompt, responses }) }
+        if responses.is_empty() { Err(Fault::NoResponses.into()) } else { Ok(Self::Group { prompt, responses }) }
     }
 }
 
@@ -205,7 +208,7 @@ fn ids_from_json(at: &str, value: &Value) -> Result<Vec<u32>, ItemError> {
 }
 
 fn shape(at: &str, expected: &'static str, found: &Value) -> ItemError {
-    ItemError::Shape { at: at.to_owned(), expected, found: describe(found) }
+    Fault::Shape { expected, found: describe(found) }.at(at)
 }
 
 /// A value in few words: client data is not repeated in messages.

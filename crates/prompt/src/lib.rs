@@ -35,7 +35,7 @@ mod tokenizer;
 
 pub use config::{Sources, TemplateSource};
 pub use encoder::{Batch, Bos, Encoded, Encoder, Options, Truncate};
-pub use error::{Error, ItemError};
+pub use error::{Error, Fault, ItemError};
 pub use input::{Input, Message, Role};
 pub use template::Date;
 pub use tokenizer::{BosReason, BosRule};

@@ -9,8 +9,8 @@
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
 
-use crate::ItemError;
 use crate::tokenizer::Tokenizer;
+use crate::{Fault, ItemError};
 
 const START: char = '\u{f0000}';
 const END: char = '\u{f0001}';
@@ -85,7 +85,7 @@ pub(crate) fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, Item
 fn encode_token(tokenizer: &Tokenizer, token: &str) -> Result<Vec<u32>, ItemError> {
     let ids = tokenizer.encode_inner(token, Tokenizer::encode_plain)?;
     match tokenizer.id(token) {
-        Some(id) if ids.contains(&id) => Err(ItemError::Strict(token.to_owned())),
+        Some(id) if ids.contains(&id) => Err(Fault::Strict(token.to_owned()).into()),
         _ => Ok(ids),
     }
 }

@@ -16,7 +16,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, Value, context};
 use serde_json::Map;
 
 use crate::config::Config;
-use crate::{Error, ItemError, python};
+use crate::{Error, Fault, python};
 
 /// About a second of work, or 640 MB: a thousand times what a long conversation takes.
 const FUEL: u64 = 10_000_000;
@@ -117,11 +117,11 @@ impl Template {
     }
 
     /// The text of a conversation.
-    pub(crate) fn render(&self, messages: &[Value]) -> Result<String, ItemError> {
+    pub(crate) fn render(&self, messages: &[Value]) -> Result<String, Fault> {
         let render = || self.env.get_template(NAME)?.render(context! { messages });
         render().map_err(|error| match raised(&error) {
-            Some(message) => ItemError::Refused(message),
-            None => ItemError::TemplateFailed(error.to_string()),
+            Some(message) => Fault::Refused(message),
+            None => Fault::TemplateFailed(error.to_string()),
         })
     }
 }

@@ -9,7 +9,7 @@ use tokenizers::tokenizer::pre_tokenizer::PreTokenizedString;
 use tokenizers::{AddedToken, Model, ModelWrapper, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizer};
 
 use crate::config::{Config, TOKENIZER};
-use crate::{Error, ItemError};
+use crate::{Error, Fault, ItemError};
 
 /// What happens in front of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,7 +193,7 @@ impl Tokenizer {
 }
 
 fn tokenizer_error(error: tokenizers::Error) -> ItemError {
-    ItemError::Tokenizer(error.to_string())
+    Fault::Tokenizer(error.to_string()).into()
 }
 
 fn common_prefix(a: &str, b: &str) -> usize {

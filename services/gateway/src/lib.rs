@@ -9,7 +9,7 @@
 //! | `tokenizers` | threads that render and tokenize, within bounded memory |
 //! | `runner` | a task for each model: clock, inbox and outbox of its core |
 //! | `replicas` | who is there: follow the registry, keep a line to the leader of each replica |
-//! | `status` | the one table of what a client is told |
+//! | `problem` | what is wrong, as a value, and the one table of what it is over gRPC and HTTP |
 //! | `observer` | the one window for those who watch: a service of the public protocol |
 //! | `page` | the same for people |
 //! | `metrics` | what is counted |
@@ -21,9 +21,9 @@ mod metrics;
 mod observer;
 mod options;
 mod page;
+mod problem;
 mod replicas;
 mod runner;
-mod status;
 mod tokenizers;
 
 pub use self::gateway::{Gateway, ServeError, StartError};

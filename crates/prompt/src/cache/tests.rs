@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Encoder, Input, Message, Options, Role, Sources};
+use crate::{Encoder, Fault, Input, Message, Options, Role, Sources};
 
 const CHECKPOINTS: [&str; 4] = ["gemma2-v4", "gemma2-v5", "llama-sharded", "qwen3"];
 
@@ -110,8 +110,8 @@ fn the_cache_is_bounded_and_forgets_what_is_not_used() {
         assert_eq!((ids.unwrap()[0], bytes), (number, 1000));
     }
     assert!(cache.prompts.weight() <= 100_000 && cache.prompts.len() > 10);
-    let failed = cache.get_or("bad", || Err(ItemError::NoTemplate)).0;
-    assert_eq!(failed, Err(ItemError::NoTemplate));
+    let failed = cache.get_or("bad", || Err(Fault::NoTemplate.into())).0;
+    assert_eq!(failed, Err(Fault::NoTemplate.into()));
     assert!(cache.prompts.get("bad").is_none());
 }
 

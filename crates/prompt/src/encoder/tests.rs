@@ -96,7 +96,7 @@ fn texts_and_ids_are_those_of_transformers() {
             let input = Input::Messages(messages(turns));
             let text = encoder.render(&input).remove(0);
             if let Some(error) = case["error"].as_str() {
-                assert_eq!(text, Err(ItemError::Refused(error.to_owned())), "{name}");
+                assert_eq!(text, Err(Fault::Refused(error.to_owned()).into()), "{name}");
                 continue;
             }
             assert_eq!(text.unwrap(), case["rendered"].as_str().unwrap(), "{name}: {turns}");
@@ -178,7 +178,7 @@ fn too_long_names_both_lengths_or_is_cut_on_the_chosen_side() {
     let tokens = whole.len();
     let cut =
         |limit, truncate| one(&encoder, &input, &Options { max_length: Some(limit), truncate, ..Options::default() });
-    let too_long = |limit| Err(ItemError::TooLong { tokens, limit });
+    let too_long = |limit| Err(Fault::TooLong { tokens, limit }.into());
     assert_eq!(cut(tokens, Truncate::None).unwrap().truncated_from, None);
     assert_eq!(cut(tokens - 1, Truncate::None), too_long(tokens - 1));
     let message = cut(7, Truncate::None).unwrap_err().to_string();
@@ -203,8 +203,8 @@ fn token_ids_are_cut_and_checked_too() {
     let cut = |ids: &[u32]| one(&encoder, &Input::TokenIds(ids.to_vec()), &options);
     assert_eq!(cut(&[bos, 7, 8, 9]).unwrap().ids, [bos, 9]);
     assert_eq!(cut(&[6, 7, 8, 9]).unwrap().ids, [8, 9]);
-    assert_eq!(cut(&[1, 99, 100, 200]), Err(ItemError::TokenId { index: 2, id: 100, vocab_size: 100 }));
-    assert_eq!(cut(&[]), Err(ItemError::Empty("input_ids")));
+    assert_eq!(cut(&[1, 99, 100, 200]), Err(Fault::TokenId { id: 100, vocab_size: 100 }.at("token_ids[2]")));
+    assert_eq!(cut(&[]), Err(Fault::NoTokenIds.at("token_ids")));
 }
 
 // === groups ===
@@ -240,11 +240,12 @@ fn a_bad_response_leaves_the_others_alone() {
     let long = "very ".repeat(50);
     let items = encoder.encode(&group("q", &["a", &long, "b"]), &options).items;
     assert!(items[0].is_ok() && items[2].is_ok());
-    assert!(matches!(items[1], Err(ItemError::TooLong { limit: 30, .. })));
+    let error = items[1].as_ref().unwrap_err();
+    assert!(matches!(error.fault, Fault::TooLong { limit: 30, .. }) && error.path == "responses[1]", "{error}");
     let refusing = "{% if messages[-1].content == 'x' %}{{ raise_exception('no') }}{% endif %}<bos>{{ messages | map(attribute='content') | join }}";
     let encoder = encoder_with("gemma2", &json!({ "chat_template": refusing }));
     let items = encoder.encode(&group("q", &["x", "a", "b"]), &Options::default()).items;
-    assert_eq!(items[0], Err(ItemError::Refused("no".to_owned())));
+    assert_eq!(items[0], Err(Fault::Refused("no".to_owned()).at("responses[0]")));
     assert!(items[1].is_ok() && items[2].is_ok());
 }
 
@@ -360,17 +361,17 @@ fn strict_leaves_rendered_text_alone() {
 fn conversations_that_cannot_be_scored() {
     let encoder = encoder("gemma2");
     let error = |input: &Input| one(&encoder, input, &Options::default()).unwrap_err();
-    assert_eq!(error(&Input::Messages(Vec::new())), ItemError::EmptyConversation);
-    assert_eq!(error(&Input::Messages(user("a"))), ItemError::LastTurn(Role::User));
-    assert_eq!(error(&Input::Text(String::new())), ItemError::Empty("text"));
+    assert_eq!(error(&Input::Messages(Vec::new())), Fault::EmptyConversation.into());
+    assert_eq!(error(&Input::Messages(user("a"))), Fault::LastTurn(Role::User).into());
+    assert_eq!(error(&Input::Text(String::new())), Fault::Empty("text").into());
     assert_eq!(
         error(&Input::Group { prompt: Vec::new(), responses: vec!["a".to_owned()] }),
-        ItemError::EmptyConversation
+        Fault::EmptyConversation.at("responses[0]")
     );
-    assert_eq!(error(&Input::Group { prompt: user("a"), responses: Vec::new() }), ItemError::NoResponses);
+    assert_eq!(error(&Input::Group { prompt: user("a"), responses: Vec::new() }), Fault::NoResponses.into());
     let none = Encoder::new(&Sources { tokenizer: GEMMA.to_vec(), ..Sources::default() }).unwrap();
     assert_eq!(none.template_source(), None);
-    assert_eq!(one(&none, &conversation("a", "b"), &Options::default()), Err(ItemError::NoTemplate));
+    assert_eq!(one(&none, &conversation("a", "b"), &Options::default()), Err(Fault::NoTemplate.into()));
     assert!(one(&none, &Input::Text("a".to_owned()), &Options::default()).is_ok());
 }
 

@@ -52,9 +52,9 @@ fn wrong_shapes_are_named_with_their_place() {
         error(json!({"input_ids": [4294967296_u64]})),
         "input_ids[0]: expected a token id, found the number 4294967296"
     );
-    assert_eq!(parse(json!({"messages": []})), Err(ItemError::EmptyConversation));
-    assert_eq!(parse(json!({"prompt": [], "responses": ["a"]})), Err(ItemError::EmptyConversation));
-    assert_eq!(parse(json!({"prompt": "q", "responses": []})), Err(ItemError::NoResponses));
+    assert_eq!(parse(json!({"messages": []})), Err(Fault::EmptyConversation.into()));
+    assert_eq!(parse(json!({"prompt": [], "responses": ["a"]})), Err(Fault::EmptyConversation.into()));
+    assert_eq!(parse(json!({"prompt": "q", "responses": []})), Err(Fault::NoResponses.into()));
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn roles_are_five() {
         assert_eq!(message(json!({"role": role.as_str(), "content": "x"})).unwrap()[1].role(), role);
     }
     let wrong = message(json!({"role": "bot", "content": "x"})).unwrap_err();
-    assert!(matches!(wrong, ItemError::UnknownRole { .. }));
+    assert!(matches!(wrong.fault, Fault::UnknownRole(_)));
     let known = "system, developer, user, assistant, tool";
     assert_eq!(wrong.to_string(), format!("messages[1].role: unknown role \"bot\", known are {known}"));
 }
@@ -77,7 +77,7 @@ fn content_is_text() {
     );
     let check = |content: Value, wanted: &str| {
         let error = text(content).unwrap_err();
-        assert!(matches!(error, ItemError::NotText { .. }));
+        assert!(matches!(error.fault, Fault::NotText(_)));
         assert_eq!(error.to_string(), wanted);
     };
     check(Value::Null, "messages[1].content: content must be text, found nothing");

@@ -14,7 +14,7 @@ fn compile(source: &str, date: Date) -> Result<Template, Error> {
     Template::new(&config, date).map(Option::unwrap)
 }
 
-fn render(source: &str) -> Result<String, ItemError> {
+fn render(source: &str) -> Result<String, Fault> {
     let turns = json!([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "<b>"}]);
     let turns: Vec<Value> =
         turns.as_array().unwrap().iter().map(|turn| message_value(turn.as_object().unwrap())).collect();
@@ -45,8 +45,8 @@ fn undefined_values_are_as_lenient_as_in_jinja() {
         "{{ missing }}|{{ messages[0].name }}|{% for x in missing %}x{% endfor %}{{ missing is defined }}",
         "||False",
     );
-    assert!(matches!(render("{{ missing.name }}"), Err(ItemError::TemplateFailed(_))));
-    assert!(matches!(render("{{ 'a' + missing }}"), Err(ItemError::TemplateFailed(_))));
+    assert!(matches!(render("{{ missing.name }}"), Err(Fault::TemplateFailed(_))));
+    assert!(matches!(render("{{ 'a' + missing }}"), Err(Fault::TemplateFailed(_))));
 }
 
 #[test]
@@ -59,12 +59,12 @@ fn the_date_is_the_one_that_was_set() {
     for wrong in ["", "26 Jul 2024", "2024-02-30", "2024-07-26x"] {
         assert!(wrong.parse::<Date>().is_err(), "{wrong}");
     }
-    assert!(matches!(render("{{ strftime_now('%Q%') }}"), Err(ItemError::TemplateFailed(_))));
+    assert!(matches!(render("{{ strftime_now('%Q%') }}"), Err(Fault::TemplateFailed(_))));
 }
 
 #[test]
 fn what_a_template_raises_is_told_as_it_was_said() {
-    let raised = |source| assert_eq!(render(source), Err(ItemError::Refused("no: <x>".to_owned())), "{source}");
+    let raised = |source| assert_eq!(render(source), Err(Fault::Refused("no: <x>".to_owned())), "{source}");
     raised("{{ raise_exception('no: <x>') }}");
     raised("{% macro f() %}{{ raise_exception('no: <x>') }}{% endmacro %}{{ f() }}");
     raised("{% for m in messages %}{% generation %}{{ raise_exception('no: <x>') }}{% endgeneration %}{% endfor %}");
@@ -88,7 +88,7 @@ fn a_template_that_does_not_compile_names_its_file() {
     {
         match compile(source, Date::default()) {
             Err(Error::Template { file, .. }) => assert_eq!(file, "tokenizer_config.json"),
-            Ok(template) => assert!(matches!(template.render(&[]), Err(ItemError::TemplateFailed(_))), "{source}"),
+            Ok(template) => assert!(matches!(template.render(&[]), Err(Fault::TemplateFailed(_))), "{source}"),
             Err(other) => panic!("{source}: {other}"),
         }
     }
@@ -105,7 +105,7 @@ fn endless_work_and_endless_memory_are_refused() {
     let repeated = "{{ 'x' * 10000000000 }}";
     for source in [loops, doubled, macros, repeated, &json] {
         let result = render(source);
-        assert!(matches!(result, Err(ItemError::TemplateFailed(_))), "{source}: {:?}", result.map(|text| text.len()));
+        assert!(matches!(result, Err(Fault::TemplateFailed(_))), "{source}: {:?}", result.map(|text| text.len()));
     }
 }
 
@@ -113,7 +113,7 @@ fn endless_work_and_endless_memory_are_refused() {
 fn deep_nesting_does_not_overflow_the_stack() {
     let deep = "{% set ns = namespace(x=[1]) %}{% for i in range(1000) %}{% set ns.x = [ns.x] %}{% endfor %}";
     assert_eq!(render(deep).as_deref(), Ok(""));
-    assert!(matches!(render(&format!("{deep}{{{{ ns.x | tojson }}}}")), Err(ItemError::TemplateFailed(_))));
+    assert!(matches!(render(&format!("{deep}{{{{ ns.x | tojson }}}}")), Err(Fault::TemplateFailed(_))));
     for nested in ["(", "[", "{'a':", "not ", "-", "a if b else "] {
         let source = format!("{{{{ {} 1 }}}}", nested.repeat(100_000 / nested.len()));
         let _ = compile(&source, Date::default());

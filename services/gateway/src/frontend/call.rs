@@ -11,7 +11,7 @@ use tracing::Span;
 
 use crate::core::TenantId;
 use crate::options::{DEFAULT_TENANT, TENANT_KEY, Tenants};
-use crate::status::CallError;
+use crate::problem::Problem;
 
 /// A call, or an item of a stream.
 #[derive(Debug, Clone)]
@@ -41,11 +41,11 @@ const PART: u32 = 20;
 
 impl Call {
     /// Reads the metadata of a call that comes in now.
-    pub(super) fn new(metadata: &MetadataMap, tenants: &Tenants, default: Duration) -> Result<Self, CallError> {
+    pub(super) fn new(metadata: &MetadataMap, tenants: &Tenants, default: Duration) -> Result<Self, Problem> {
         let tenant = tenant(metadata)?;
         let timeout = timeout(metadata)?;
         if timeout.is_some_and(|timeout| timeout < LEAST) {
-            return Err(CallError::Deadline);
+            return Err(Problem::deadline());
         }
         let traceparent = trace::of_metadata(metadata).filter(|it| it.len() == TRACEPARENT).unwrap_or_default();
         let span = tracing::debug_span!(target: STAGE, "call", tenant);
@@ -78,15 +78,15 @@ const LEAST: Duration = Duration::from_millis(1);
 /// Nobody waits longer, and clocks can count so far.
 const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
 
-fn tenant(metadata: &MetadataMap) -> Result<&str, CallError> {
+fn tenant(metadata: &MetadataMap) -> Result<&str, Problem> {
     let Some(tenant) = metadata.get(TENANT_KEY) else { return Ok(DEFAULT_TENANT) };
     let name = tenant.to_str().ok().filter(|name| !name.is_empty() && name.len() <= LONGEST_NAME);
-    let problem = || CallError::Invalid(format!("{TENANT_KEY}: a name has 1 to {LONGEST_NAME} ASCII characters"));
+    let problem = || Problem::bad_request(TENANT_KEY, format!("a name has 1 to {LONGEST_NAME} ASCII characters"));
     name.ok_or_else(problem)
 }
 
 /// Up to eight digits and a unit, as gRPC has it.
-fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>, CallError> {
+fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>, Problem> {
     let Some(value) = metadata.get(TIMEOUT) else { return Ok(None) };
     let parse = || {
         let (digits, unit) = value.to_str().ok()?.split_at_checked(value.len().checked_sub(1)?)?;
@@ -104,8 +104,7 @@ fn timeout(metadata: &MetadataMap) -> Result<Option<Duration>, CallError> {
             _ => None,
         }
     };
-    let problem = || CallError::Invalid(format!("{TIMEOUT}: expected up to 8 digits and one of HMSmun"));
-    parse().map(Some).ok_or_else(problem)
+    parse().map(Some).ok_or_else(|| Problem::bad_request(TIMEOUT, "expected up to 8 digits and one of HMSmun"))
 }
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
 //! Items of the protocol as inputs of the encoder, and what is wrong with them, by the name of the place.
 
-use prompt::{Input, ItemError, Message, Role};
+use prompt::{Fault, Input, ItemError, Message, Role};
 use proto::v1;
 use proto::v1::group::Prompt;
 use proto::v1::item::Input as Given;
 
+use crate::problem::Problem;
 use crate::tokenizers::ROOM;
 
 /// An item that was read.
 pub(super) struct Read {
-    /// Its place in the request; None in a stream.
-    number: Option<usize>,
+    /// What it is called: `items[3]` in a request, `item` in a stream.
+    at: String,
     /// Its conversations, as many as it has answers.
     pub(super) conversations: usize,
     /// Bytes that are in hand for it while it is tokenized, about.
@@ -35,25 +36,24 @@ pub(super) fn read_all(items: Vec<v1::Item>) -> Result<Vec<Read>, usize> {
     if least > ROOM {
         return Err(least);
     }
-    Ok(items.into_iter().enumerate().map(|(number, item)| Read::new(Some(number), item)).collect())
+    Ok(items.into_iter().enumerate().map(|(number, item)| Read::new(format!("items[{number}]"), item)).collect())
 }
 
 // === impl Read ===
 
 impl Read {
-    /// Reads an item, the one of this number in its request.
-    pub(super) fn new(number: Option<usize>, item: v1::Item) -> Self {
-        let nothing = || ItemError::Empty("the item");
+    /// Reads an item that is called this.
+    pub(super) fn new(at: impl Into<String>, item: v1::Item) -> Self {
         let conversations = conversations(&item);
         let input = match item.input {
-            None => Err(nothing()),
+            None => Err(Fault::Empty("the item").into()),
             Some(Given::Text(text)) => Ok(Input::Text(text)),
             Some(Given::TokenIds(ids)) => Ok(Input::TokenIds(ids.ids)),
             Some(Given::Messages(turns)) => messages("messages", turns).map(Input::Messages),
             Some(Given::Group(group)) => read_group(group),
         };
         let bytes = conversations.saturating_mul(EACH).saturating_add(input.as_ref().map_or(0, bytes));
-        Self { number, conversations, bytes, input }
+        Self { at: at.into(), conversations, bytes, input }
     }
 
     /// Whether nothing is left to be tokenized.
@@ -61,30 +61,15 @@ impl Read {
         matches!(self.input, Ok(Input::TokenIds(_)) | Err(_))
     }
 
-    /// What is wrong with a conversation, with its place in front.
-    pub(super) fn problem(&self, conversation: usize, error: &ItemError) -> String {
-        let at = self.number.map_or_else(|| "item".to_owned(), |number| format!("items[{number}]"));
-        problem(&at, self.input.as_ref().ok(), conversation, error)
-    }
-}
-
-fn problem(at: &str, input: Option<&Input>, conversation: usize, error: &ItemError) -> String {
-    match (error, input) {
-        (ItemError::UnknownRole { .. }, _) => format!("{at}.{error}"),
-        (ItemError::Empty(_), Some(Input::TokenIds(_))) => format!("{at}.token_ids: there are none"),
-        (ItemError::TokenId { index, id, vocab_size }, Some(Input::TokenIds(_))) => {
-            format!("{at}.token_ids[{index}]: token id {id} is outside the vocabulary of {vocab_size}")
-        }
-        (_, Some(Input::Group { responses, .. })) if conversation < responses.len() => {
-            format!("{at}.responses[{conversation}]: {error}")
-        }
-        _ => format!("{at}: {error}"),
+    /// What is said of a problem with it: a sentence that begins with its place, and the value.
+    pub(super) fn say(&self, problem: Problem) -> (String, Option<v1::Problem>) {
+        (problem.clone().within(&self.at).to_string(), Some(problem.into()))
     }
 }
 
 fn read_group(group: v1::Group) -> Result<Input, ItemError> {
     let prompt = match group.prompt {
-        None => return Err(ItemError::Empty("the prompt")),
+        None => return Err(Fault::Empty("the prompt").into()),
         Some(Prompt::Text(text)) => vec![Message::new(Role::User, text)],
         Some(Prompt::Messages(turns)) => messages("prompt", turns)?,
     };
@@ -93,12 +78,8 @@ fn read_group(group: v1::Group) -> Result<Input, ItemError> {
 
 fn messages(at: &str, turns: v1::Messages) -> Result<Vec<Message>, ItemError> {
     let message = |(number, message): (usize, v1::Message)| {
-        let role = Role::ALL.into_iter().find(|role| role.as_str() == message.role);
-        let unknown = || {
-            let role = message.role.chars().take(80).collect();
-            ItemError::UnknownRole { at: format!("{at}[{number}].role"), role }
-        };
-        Ok(Message::new(role.ok_or_else(unknown)?, message.content))
+        let role = Role::named(&message.role).map_err(|unknown| unknown.at(format!("{at}[{number}].role")))?;
+        Ok(Message::new(role, message.content))
     };
     turns.messages.into_iter().enumerate().map(message).collect()
 }

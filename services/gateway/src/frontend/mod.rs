@@ -16,12 +16,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prompt::{Encoder, Truncate};
-use proto::v1;
 use proto::v1::reward_service_server::RewardService;
+use proto::v1::{self, ProblemCode as Code};
 use service::trace::STAGE;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument;
 
 use self::call::Call;
@@ -31,8 +31,8 @@ use crate::core::LaneId;
 use crate::metrics;
 use crate::observer::Roster;
 use crate::options::Tenants;
+use crate::problem::Problem;
 use crate::runner;
-use crate::status::CallError;
 use crate::tokenizers::Tokenizers;
 
 /// A model, as far as clients are concerned.
@@ -74,13 +74,13 @@ struct Reading {
 /// Counts a call when it is over, also if nobody waits for it any more.
 struct Counted {
     rpc: &'static str,
-    code: Code,
+    code: tonic::Code,
 }
 
 // === impl Frontend ===
 
 impl Frontend {
-    fn call<T>(&self, request: &Request<T>) -> Result<Call, CallError> {
+    fn call<T>(&self, request: &Request<T>) -> Result<Call, Problem> {
         Call::new(request.metadata(), &self.tenants, self.default_timeout)
     }
 
@@ -89,7 +89,7 @@ impl Frontend {
     }
 
     /// What options mean.
-    fn reading(&self, options: Option<&v1::Options>) -> Result<Reading, CallError> {
+    fn reading(&self, options: Option<&v1::Options>) -> Result<Reading, Problem> {
         let default = v1::Options::default();
         let options = options.unwrap_or(&default);
         let model = self.model(&options.model)?;
@@ -97,9 +97,10 @@ impl Frontend {
             0 => model.max_length,
             wanted if wanted > model.max_length => {
                 let limit = model.max_length;
-                return Err(CallError::Invalid(format!(
-                    "options.max_length: {wanted}, the model takes {limit} tokens"
-                )));
+                return Err(Problem::bad_request(
+                    "options.max_length",
+                    format!("{wanted}, the model takes {limit} tokens"),
+                ));
             }
             wanted => wanted,
         };
@@ -109,22 +110,22 @@ impl Frontend {
             Ok(v1::Truncation::Right) => Truncate::Right,
             Err(_) => {
                 let unknown = options.truncation;
-                return Err(CallError::Invalid(format!("options.truncation: {unknown} is not known")));
+                return Err(Problem::bad_request("options.truncation", format!("{unknown} is not known")));
             }
         };
         let strict_special_tokens = options.strict_special_tokens;
         Ok(Reading { model, options: prompt::Options { max_length: Some(limit), truncate, strict_special_tokens } })
     }
 
-    fn model(&self, name: &str) -> Result<Arc<Model>, CallError> {
+    fn model(&self, name: &str) -> Result<Arc<Model>, Problem> {
         let served = || self.models.keys().cloned().collect::<Vec<_>>().join(", ");
         let mut models = self.models.values();
         match (name, models.next(), models.next()) {
             ("", Some(only), None) => Ok(Arc::clone(only)),
-            ("", ..) => Err(CallError::Invalid(format!("options.model: name one of {}", served()))),
+            ("", ..) => Err(Problem::bad_request("options.model", format!("name one of {}", served()))),
             _ => self.models.get(name).cloned().ok_or_else(|| {
-                let name = name.chars().take(200).collect();
-                CallError::UnknownModel { name, served: served() }
+                let name: String = name.chars().take(200).collect();
+                Problem::new(Code::UnknownModel, format!("the model {name:?} is not served, but: {}", served()))
             }),
         }
     }
@@ -147,23 +148,23 @@ impl Frontend {
 }
 
 /// Reads the items of one request.
-fn read(items: Vec<v1::Item>) -> Result<Vec<Read>, CallError> {
+fn read(items: Vec<v1::Item>) -> Result<Vec<Read>, Problem> {
     if items.is_empty() {
-        return Err(CallError::Invalid("items: there are none".to_owned()));
+        return Err(Problem::bad_request("items", "there are none"));
     }
     let _receive = tracing::debug_span!(target: STAGE, "receive", items = items.len()).entered();
-    input::read_all(items).map_err(|bytes| CallError::TooLarge { bytes })
+    input::read_all(items).map_err(Problem::too_large)
 }
 
 // === impl Rewards ===
 
 impl Rewards {
     /// Does something that has to be over when the gateway ends.
-    async fn accept<T>(&self, work: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+    async fn accept<T>(&self, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
         if self.ending.is_cancelled() {
-            return Err(CallError::Ending);
+            return Err(Problem::ending());
         }
-        self.ended.run_until_cancelled(work).await.unwrap_or(Err(CallError::Ending))
+        self.ended.run_until_cancelled(work).await.unwrap_or(Err(Problem::ending()))
     }
 
     /// Scores the items of one request, and counts it as a call of `rpc`.
@@ -171,14 +172,14 @@ impl Rewards {
         &self,
         rpc: &'static str,
         request: Request<v1::ScoreRequest>,
-    ) -> Result<v1::ScoreResponse, CallError> {
+    ) -> Result<v1::ScoreResponse, Problem> {
         let counted = Counted::new(rpc);
         let answer = self.accept(self.score_items(request)).await;
-        counted.with(answer.as_ref().err().map_or(Code::Ok, CallError::code));
+        counted.with(answer.as_ref().err().map_or(tonic::Code::Ok, Problem::call));
         answer
     }
 
-    async fn score_items(&self, request: Request<v1::ScoreRequest>) -> Result<v1::ScoreResponse, CallError> {
+    async fn score_items(&self, request: Request<v1::ScoreRequest>) -> Result<v1::ScoreResponse, Problem> {
         let call = self.frontend.call(&request)?;
         let v1::ScoreRequest { items, options } = request.into_inner();
         let reading = self.frontend.reading(options.as_ref())?;
@@ -189,7 +190,7 @@ impl Rewards {
         Ok(v1::ScoreResponse { items, timing: Some(timing) })
     }
 
-    async fn tokenize_items(&self, request: Request<v1::TokenizeRequest>) -> Result<v1::TokenizeResponse, CallError> {
+    async fn tokenize_items(&self, request: Request<v1::TokenizeRequest>) -> Result<v1::TokenizeResponse, Problem> {
         let call = self.frontend.call(&request)?;
         let v1::TokenizeRequest { items, options } = request.into_inner();
         let reading = self.frontend.reading(options.as_ref())?;
@@ -214,7 +215,7 @@ impl RewardService for Rewards {
         let counted = Counted::new("ScoreStream");
         let call = match self.frontend.call(&request) {
             Ok(call) if !self.ending.is_cancelled() => call,
-            Ok(_) => return counted.done(Err(CallError::Ending)),
+            Ok(_) => return counted.done(Err(Problem::ending())),
             Err(error) => return counted.done(Err(error)),
         };
         Ok(Response::new(stream::start(self.clone(), call, request.into_inner(), counted)))
@@ -237,15 +238,15 @@ impl RewardService for Rewards {
 
 impl Counted {
     fn new(rpc: &'static str) -> Self {
-        Self { rpc, code: Code::Cancelled }
+        Self { rpc, code: tonic::Code::Cancelled }
     }
 
-    fn with(mut self, code: Code) {
+    fn with(mut self, code: tonic::Code) {
         self.code = code;
     }
 
-    fn done<T>(self, result: Result<T, CallError>) -> Result<Response<T>, Status> {
-        self.with(result.as_ref().err().map_or(Code::Ok, CallError::code));
+    fn done<T>(self, result: Result<T, Problem>) -> Result<Response<T>, Status> {
+        self.with(result.as_ref().err().map_or(tonic::Code::Ok, Problem::call));
         Ok(Response::new(result?))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use prompt::ItemError;
+use prompt::{Fault, ItemError};
 use proto::v1;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use service::trace;
@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep_until};
 use super::{Call, Frontend, Model, Read, Reading};
 use crate::core::{Failure, Item, LaneId, Outcome, Refusal};
 use crate::metrics::{self, Owner, Stage};
+use crate::problem::Problem;
 use crate::runner::{Ask, Unanswered};
-use crate::status::{CallError, of_failure, of_item_error, untokenized};
 use crate::tokenizers::Wanted;
 
 /// How a request takes its turn.
@@ -58,7 +58,7 @@ impl Frontend {
         reading: &Reading,
         reads: Vec<Read>,
         turn: Turn,
-    ) -> Result<(Vec<v1::ItemResult>, v1::Timing), CallError> {
+    ) -> Result<(Vec<v1::ItemResult>, v1::Timing), Problem> {
         let model = &reading.model;
         let owner = Owner { model: model.name.clone(), tenant: self.tenants.label(call.tenant.as_str()) };
         metrics::items(&owner, reads.len() as u64);
@@ -86,7 +86,7 @@ impl Frontend {
     }
 
     /// Renders and tokenizes.
-    async fn draft(&self, call: &Call, reading: &Reading, reads: Vec<Read>) -> Result<Draft, CallError> {
+    async fn draft(&self, call: &Call, reading: &Reading, reads: Vec<Read>) -> Result<Draft, Problem> {
         let bytes = reads.iter().fold(0, |sum: usize, read| sum.saturating_add(read.bytes));
         let Reading { model, options } = reading.clone();
         let encoded = if bytes <= AT_ONCE && reads.iter().all(Read::is_tokenized) {
@@ -98,7 +98,7 @@ impl Frontend {
                 reads.into_par_iter().map(encode).collect::<Vec<_>>()
             };
             let encoded = self.tokenizers.run(bytes, call.deadline, job).await;
-            encoded.map_err(|undone| untokenized(undone, bytes))?
+            encoded.map_err(|undone| Problem::untokenized(undone, bytes))?
         };
         let mut draft = Draft { results: Vec::with_capacity(encoded.len()), work: Vec::new(), places: Vec::new() };
         for (number, (results, places, item)) in encoded.into_iter().enumerate() {
@@ -118,7 +118,7 @@ impl Frontend {
         model: &Model,
         work: Vec<Item>,
         turn: Turn,
-    ) -> Result<(Duration, Vec<Outcome>), CallError> {
+    ) -> Result<(Duration, Vec<Outcome>), Problem> {
         let ask = Ask {
             tenant: call.tenant.clone(),
             weight: call.weight,
@@ -138,7 +138,7 @@ impl Frontend {
                     let again = Instant::now() + retry_after;
                     sleep_until(again.min(call.deadline)).await;
                     if again >= call.deadline {
-                        return Err(CallError::Deadline);
+                        return Err(Problem::deadline());
                     }
                 }
                 outcomes => return Ok((before, outcomes?)),
@@ -175,7 +175,7 @@ fn encode(model: &Model, options: &prompt::Options, read: &Read) -> Encoded {
                     ..no_result()
                 });
             }
-            Some(Err(error)) => results.push(failed(read, number, error)),
+            Some(Err(error)) => results.push(failed(read, error)),
             None => results.push(no_result()),
         }
     }
@@ -183,12 +183,15 @@ fn encode(model: &Model, options: &prompt::Options, read: &Read) -> Encoded {
     (results, places, item)
 }
 
-fn failed(read: &Read, number: usize, error: &ItemError) -> v1::Result {
-    let tokens = match error {
-        ItemError::TooLong { tokens, .. } => small(*tokens),
+fn failed(read: &Read, error: &ItemError) -> v1::Result {
+    let tokens = match error.fault {
+        Fault::TooLong { tokens, .. } => small(tokens),
         _ => 0,
     };
-    v1::Result { status: of_item_error(error).into(), tokens, error: read.problem(number, error), ..no_result() }
+    let problem = Problem::from(error);
+    let status = problem.conversation().into();
+    let (error, problem) = read.say(problem);
+    v1::Result { status, tokens, error, problem, ..no_result() }
 }
 
 /// A result that says nothing yet.
@@ -197,8 +200,9 @@ fn no_result() -> v1::Result {
 }
 
 /// The results of an item that is not looked at, in a stream.
-pub(super) fn not_scored(conversations: usize, error: &CallError) -> v1::ItemResult {
-    let result = v1::Result { status: error.of_conversations().into(), error: error.to_string(), ..no_result() };
+pub(super) fn not_scored(conversations: usize, problem: Problem) -> v1::ItemResult {
+    let (status, error) = (problem.conversation().into(), problem.to_string());
+    let result = v1::Result { status, error, problem: Some(problem.into()), ..no_result() };
     v1::ItemResult { results: vec![result; conversations] }
 }
 
@@ -217,8 +221,9 @@ fn fill(result: &mut v1::Result, outcome: Outcome, why_none: Option<&str>) {
             result.fingerprint = score.fingerprint.to_string();
         }
         Err(failure) => {
-            let (status, error) = of_failure(&failure, why_none);
-            (result.status, result.error) = (status.into(), error);
+            let problem = Problem::of_failure(&failure, why_none);
+            (result.status, result.error) = (problem.conversation().into(), problem.to_string());
+            result.problem = Some(problem.into());
         }
     }
 }

@@ -15,7 +15,7 @@ use tracing::Instrument;
 
 use super::scoring::{Turn, not_scored};
 use super::{Call, Counted, Read, Reading, Rewards};
-use crate::status::CallError;
+use crate::problem::Problem;
 
 /// What comes out of a stream.
 type Answer = Result<v1::ScoreStreamResponse, Status>;
@@ -25,7 +25,7 @@ struct Session {
     call: Call,
     turn: Turn,
     /// How the next item without options is read.
-    reading: Result<Reading, CallError>,
+    reading: Result<Reading, Problem>,
     /// Items that have no answer.
     open: HashSet<u64>,
 }
@@ -76,16 +76,16 @@ impl Session {
                     self.open.remove(&answer.id);
                     tokio::select! {
                         sent = answers.send(Ok(answer)) => sent.map_err(|_| gone())?,
-                        () = &mut ended => return Err(CallError::Ending.into()),
+                        () = &mut ended => return Err(Problem::ending().into()),
                     }
                 }
                 item = inbound.message(), if reading && work.len() < frontend.stream_items => match item? {
                     Some(item) => work.push(self.open(item)?),
                     None => reading = false,
                 },
-                () = &mut ending, if reading => (reading, last_word) = (false, Err(CallError::Ending.into())),
-                () = &mut ended => return Err(CallError::Ending.into()),
-                () = &mut late, if timeout.is_some() => return Err(CallError::Deadline.into()),
+                () = &mut ending, if reading => (reading, last_word) = (false, Err(Problem::ending().into())),
+                () = &mut ended => return Err(Problem::ending().into()),
+                () = &mut late, if timeout.is_some() => return Err(Problem::deadline().into()),
                 () = answers.closed() => return Err(gone()),
             }
         }
@@ -96,10 +96,10 @@ impl Session {
     fn open(
         &mut self,
         request: v1::ScoreStreamRequest,
-    ) -> Result<impl Future<Output = v1::ScoreStreamResponse> + use<>, CallError> {
+    ) -> Result<impl Future<Output = v1::ScoreStreamResponse> + use<>, Problem> {
         let v1::ScoreStreamRequest { id, item, options } = request;
         if !self.open.insert(id) {
-            return Err(CallError::Invalid(format!("id: the item {id} has no answer yet")));
+            return Err(Problem::bad_request("id", format!("the item {id} has no answer yet")));
         }
         if options.is_some() {
             self.reading = self.rewards.frontend.reading(options.as_ref());
@@ -108,7 +108,7 @@ impl Session {
         let call = self.call.item(frontend.default_timeout);
         let (turn, reading) = (self.turn, self.reading.clone());
         let receive = tracing::debug_span!(target: STAGE, parent: &call.span, "receive", items = 1);
-        let read = receive.in_scope(|| Read::new(None, item.unwrap_or_default()));
+        let read = receive.in_scope(|| Read::new("item", item.unwrap_or_default()));
         let span = call.span.clone();
         let answer = async move {
             let conversations = read.conversations;
@@ -118,7 +118,7 @@ impl Session {
             };
             let (item, timing) = match scored {
                 Ok((mut results, timing)) => (results.pop(), timing),
-                Err(error) => (Some(not_scored(conversations, &error)), v1::Timing::default()),
+                Err(problem) => (Some(not_scored(conversations, problem)), v1::Timing::default()),
             };
             v1::ScoreStreamResponse { id, item, timing: Some(timing) }
         };

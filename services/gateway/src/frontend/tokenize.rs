@@ -5,7 +5,7 @@ use proto::v1;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use super::{Call, Frontend, Model, Read, Reading};
-use crate::status::{CallError, of_item_error, untokenized};
+use crate::problem::Problem;
 use crate::tokenizers::Wanted;
 
 // === impl Frontend ===
@@ -17,7 +17,7 @@ impl Frontend {
         call: &Call,
         reading: &Reading,
         reads: Vec<Read>,
-    ) -> Result<Vec<v1::TokenizedItem>, CallError> {
+    ) -> Result<Vec<v1::TokenizedItem>, Problem> {
         let bytes = reads.iter().fold(0, |sum: usize, read| sum.saturating_add(read.bytes));
         // the text is shown beside what is made of it
         let bytes = bytes.saturating_mul(2);
@@ -27,7 +27,7 @@ impl Frontend {
             reads.into_par_iter().map(show).collect()
         };
         let shown = self.tokenizers.run(bytes, call.deadline, job).await;
-        shown.map_err(|undone| untokenized(undone, bytes))
+        shown.map_err(|undone| Problem::untokenized(undone, bytes))
     }
 }
 
@@ -42,8 +42,10 @@ fn show(model: &Model, options: &prompt::Options, read: &Read) -> v1::TokenizedI
         match encoded.get(number).or(encoded.last()) {
             Some(Ok(encoded)) => tokenized(text, encoded),
             Some(Err(error)) => {
-                let (status, error) = (of_item_error(error).into(), read.problem(number, error));
-                v1::Tokenized { status, text, error, ..v1::Tokenized::default() }
+                let problem = Problem::from(error);
+                let status = problem.conversation().into();
+                let (error, problem) = read.say(problem);
+                v1::Tokenized { status, text, error, problem, ..v1::Tokenized::default() }
             }
             None => v1::Tokenized::default(),
         }
@@ -61,6 +63,6 @@ fn tokenized(text: String, encoded: &prompt::Encoded) -> v1::Tokenized {
     };
     let status = if encoded.truncated_from.is_some() { v1::Status::Truncated } else { v1::Status::Ok };
     let truncated_from = u32::try_from(encoded.truncated_from.unwrap_or_default()).unwrap_or(u32::MAX);
-    let (status, ids, error) = (status.into(), encoded.ids.clone(), String::new());
-    v1::Tokenized { status, text, ids, bos: bos.into(), truncated_from, error }
+    let (status, ids, bos) = (status.into(), encoded.ids.clone(), bos.into());
+    v1::Tokenized { status, text, ids, bos, truncated_from, ..v1::Tokenized::default() }
 }

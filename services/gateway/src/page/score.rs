@@ -17,7 +17,7 @@ use tonic::metadata::MetadataMap;
 use super::Page;
 use crate::TENANT_KEY;
 use crate::frontend::Rewards;
-use crate::status::CallError;
+use crate::problem::Problem;
 
 /// What to score.
 #[derive(Debug, Deserialize)]
@@ -80,10 +80,10 @@ pub(super) async fn score(
 ) -> Result<Response, Refused> {
     let Json(asked) = body?;
     if asked.responses.is_empty() {
-        return Err(CallError::Invalid("responses: there are none".to_owned()).into());
+        return Err(Problem::bad_request("responses", "there are none").into());
     }
     let _call = page.calls.token();
-    let frontend = page.frontend.upgrade().ok_or(CallError::Ending)?;
+    let frontend = page.frontend.upgrade().ok_or(Problem::ending())?;
     let rewards = Rewards { frontend, ending: page.ending.clone(), ended: page.ended.clone() };
     let request = tonic::Request::from_parts(metadata(&headers), tonic::Extensions::new(), asked.into());
     let answer = rewards.answer(RPC, request).await?;
@@ -94,12 +94,6 @@ pub(super) async fn score(
 fn metadata(headers: &HeaderMap) -> MetadataMap {
     let said = METADATA.iter().filter_map(|name| Some((HeaderName::from_static(name), headers.get(*name)?.clone())));
     MetadataMap::from_headers(said.collect())
-}
-
-/// What is wrong, by the names of this body and not by those of the call that it becomes.
-fn in_own_words(error: &str) -> String {
-    let problem = error.strip_prefix("items[0]").map(|rest| rest.trim_start_matches(['.', ':', ' ']));
-    problem.or(error.strip_prefix("options.")).unwrap_or(error).to_owned()
 }
 
 // === impl Asked ===
@@ -125,17 +119,19 @@ impl From<Asked> for v1::ScoreRequest {
 impl From<v1::Result> for Scored {
     fn from(result: v1::Result) -> Self {
         let status = result.status().word();
-        let error = (!result.error.is_empty()).then(|| in_own_words(&result.error));
+        let error = result
+            .problem
+            .map(|it| if it.path.is_empty() { it.message } else { format!("{}: {}", it.path, it.message) });
         Self { status, score: result.score, tokens: result.tokens, error }
     }
 }
 
 // === impl Refused ===
 
-impl From<CallError> for Refused {
-    fn from(error: CallError) -> Self {
-        let retry_after = error.retry_after().map(|delay| delay.as_secs_f64().ceil() as u64);
-        Self { status: error.http_status(), error: in_own_words(&error.to_string()), retry_after }
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        let retry_after = problem.retry_after.map(|delay| delay.as_secs_f64().ceil() as u64);
+        Self { status: problem.http(), error: problem.to_string(), retry_after }
     }
 }
 

@@ -83,6 +83,17 @@ async fn what_fails_does_not_take_its_siblings_with_it() {
         (Status::Invalid, "items[5]: text is empty"),
     ];
     assert_eq!(found, expected);
+    use v1::ProblemCode::{Empty, LastTurn, TokenId, TooLong, UnknownRole};
+    let problems = results.iter().filter_map(|result| result.problem.as_ref()).map(|it| (it.code(), &*it.path));
+    let expected = [
+        (UnknownRole, "messages[1].role"),
+        (TooLong, "responses[1]"),
+        (TokenId, "token_ids[1]"),
+        (Empty, "token_ids"),
+        (LastTurn, ""),
+        (Empty, ""),
+    ];
+    assert_eq!(problems.collect::<Vec<_>>(), expected);
     assert_eq!(
         (results[1].score, results[3].score),
         (Some(score(&encoded("p", "short"))), Some(score(&encoded("p", "fine"))))
@@ -131,6 +142,9 @@ async fn tokenize_shows_what_the_model_would_read() {
     assert!(shown[0].text.contains(PROMPT), "{}", shown[0].text);
     assert_eq!((&*shown[1].text, &*shown[2].text, &shown[2].ids[..]), ("some text", "", &[5, 6][..]));
     assert_eq!(shown[3].error, "items[3].token_ids[0]: token id 999 is outside the vocabulary of 768");
+    let problem = shown[3].problem.as_ref().unwrap();
+    assert_eq!((problem.code(), &*problem.path), (v1::ProblemCode::TokenId, "token_ids[0]"));
+    assert_eq!(problem.message, "token id 999 is outside the vocabulary of 768");
     assert_eq!((shown.len(), &shown[5].ids), (6, &encoded("p", "b")));
 }
 

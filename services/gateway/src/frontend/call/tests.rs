@@ -10,7 +10,7 @@ fn metadata(pairs: &[(&'static str, &str)]) -> MetadataMap {
     metadata
 }
 
-fn call(pairs: &[(&'static str, &str)]) -> Result<Call, CallError> {
+fn call(pairs: &[(&'static str, &str)]) -> Result<Call, Problem> {
     let two = NonZeroU32::new(2).unwrap();
     let tenants = Tenants { weights: [("lab".to_owned(), two)].into() };
     Call::new(&metadata(pairs), &tenants, Duration::from_secs(60))
@@ -45,7 +45,7 @@ fn an_answer_leaves_before_the_client_stops_listening() {
     assert_eq!((left("10S"), left("100m")), (Duration::from_millis(9900), Duration::from_millis(95)));
     assert_eq!(left("99999999H"), FAR);
     for passed in ["0S", "1n", "999u"] {
-        assert_eq!(call(&[(TIMEOUT, passed)]).unwrap_err(), CallError::Deadline, "{passed}");
+        assert_eq!(call(&[(TIMEOUT, passed)]).unwrap_err(), Problem::deadline(), "{passed}");
     }
     let call = call(&[]).unwrap();
     assert_eq!(call.deadline - call.received, Duration::from_secs(60));

@@ -16,9 +16,12 @@ fn group(prompt: Option<Prompt>, responses: &[&str]) -> v1::Item {
 
 #[track_caller]
 fn fails(given: v1::Item, conversations: usize, expected: &str) {
-    let read = Read::new(Some(3), given);
-    let error = read.input.as_ref().unwrap_err();
-    assert_eq!((read.conversations, &*read.problem(0, error)), (conversations, expected));
+    let read = Read::new("items[3]", given);
+    let (said, problem) = read.say(read.input.as_ref().unwrap_err().into());
+    assert_eq!((read.conversations, &*said), (conversations, expected));
+    let v1::Problem { path, message, .. } = problem.unwrap();
+    let between = if path.is_empty() { "" } else { "." };
+    assert_eq!(said, format!("items[3]{between}{path}: {message}"));
 }
 
 #[test]
@@ -38,20 +41,9 @@ fn a_bad_item_names_its_place() {
 }
 
 #[test]
-fn errors_of_the_encoder_get_a_place() {
-    let read = Read::new(Some(0), group(Some(Prompt::Text("p".to_owned())), &["a", "b"]));
-    let long = ItemError::TooLong { tokens: 9, limit: 8 };
-    assert_eq!(read.problem(1, &long), "items[0].responses[1]: 9 tokens are more than the limit of 8");
-    let read = Read::new(Some(0), item(Given::TokenIds(v1::TokenIds { ids: vec![5] })));
-    let id = ItemError::TokenId { index: 0, id: 5, vocab_size: 4 };
-    assert_eq!(read.problem(0, &id), "items[0].token_ids[0]: token id 5 is outside the vocabulary of 4");
-    assert_eq!(read.problem(0, &ItemError::Empty("input_ids")), "items[0].token_ids: there are none");
-}
-
-#[test]
 fn a_group_costs_its_prompt_for_each_response() {
     let prompt = Prompt::Text("x".repeat(1000));
-    let read = Read::new(None, group(Some(prompt), &["aa", "bb", "cc"]));
+    let read = Read::new("item", group(Some(prompt), &["aa", "bb", "cc"]));
     assert_eq!((read.conversations, read.bytes), (3, 3006 + 3 * EACH));
 }
 

@@ -103,7 +103,7 @@ fn a_person_sees_the_ranks_and_the_responses_by_their_score() {
     let up = Up::start(&model, &["--tensor-parallel", "2"]);
     let mut fields = vec![("prompt", "Is it so?")];
     fields.extend(responses.map(|response| ("response", response)));
-    let document = document(&link(&up.http, &fields));
+    let document = document(&link(&up.endpoint, &fields));
     check(&document, &["rank 0 serving", "rank 1 serving", "replica-0", "gemma2-v4", "live"]);
     let mut ranked = scores.clone();
     ranked.sort_by(|a, b| b.total_cmp(a));
@@ -120,7 +120,8 @@ fn a_page_says_what_cannot_be_scored() {
         return;
     }
     let up = Up::start(&golden("gemma2-v4"), &[]);
-    let document = document(&link(&up.http, &[("model", "another"), ("prompt", "Is it so?"), ("response", "Yes.")]));
+    let document =
+        document(&link(&up.endpoint, &[("model", "another"), ("prompt", "Is it so?"), ("response", "Yes.")]));
     check(&document, &["another", "class=\"fault\""]);
     assert_eq!(contents(&document, "<span class=\"score\">"), [""; 0]);
 }

@@ -63,6 +63,8 @@ const LINKS: &[(&str, &[&str])] = &[
     ("opentelemetry-otlp", &["service"]),
     ("tracing-opentelemetry", &["service"]),
     ("axum", &["service"]),
+    ("hyper", &["service"]),
+    ("tokio-rustls", &["service"]),
     ("metrics", &["service", "gateway", "shard"]),
     ("metrics-exporter-prometheus", &["service"]),
     ("tonic-reflection", &["gateway"]),

@@ -19,9 +19,9 @@ use crate::broken_model;
 pub(crate) struct Up {
     child: Child,
     /// Where clients reach it.
-    endpoint: String,
-    /// Where its HTTP port is.
-    pub(crate) http: String,
+    pub(crate) endpoint: String,
+    /// Where its admin port is.
+    http: String,
     _log: Receiver<String>,
 }
 
@@ -37,7 +37,7 @@ impl Up {
         Self { child, endpoint, http, _log: log }
     }
 
-    /// Asks the HTTP port; the status, and what it says.
+    /// Asks the admin port; the status, and what it says.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.http).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nhost: assay\r\nconnection: close\r\n\r\n").unwrap();
@@ -135,6 +135,10 @@ fn a_server_tells_how_it_is() {
     let unknown = assay(&["score", "--endpoint", &up.endpoint, "--model", "large"], b"{\"text\": \"hello\"}\n");
     assert_eq!(unknown.status, Some(2));
     assert!(unknown.stderr.contains("large") && unknown.stderr.contains("small"), "{}", unknown.stderr);
+    // the page was here
+    let (code, answer) = up.get("/");
+    let (_, port) = up.endpoint.rsplit_once(':').unwrap();
+    assert!(code == 307 && answer.contains(&format!("location: http://assay:{port}/\r\n")), "{answer}");
     let (code, metrics) = up.get("/metrics");
     assert_eq!(code, 200);
     for name in ["assay_gateway_conversations_total", "assay_gateway_stage_seconds", "assay_shard_steps_total"] {
@@ -197,4 +201,16 @@ fn settings_are_checked_before_anything_starts() {
     let nothing = assay(&["shard"], b"");
     assert_eq!(nothing.status, Some(2));
     assert!(nothing.stderr.contains("--model"), "{}", nothing.stderr);
+}
+
+#[test]
+fn sockets_beyond_the_descriptors_keep_nobody_out() {
+    let up = Up::start(&golden("gemma2-v4"), &[]);
+    let few = ["--nofile=64:64", "--pid", &up.child.id().to_string()];
+    assert!(std::process::Command::new("prlimit").args(few).status().unwrap().success());
+    let silent: Vec<_> = (0..200).map(|_| TcpStream::connect(&up.endpoint).unwrap()).collect();
+    let scored = assay(&["score", "--endpoint", &up.endpoint], br#"{"text": "a text"}"#);
+    assert_eq!(scored.status, Some(0), "{}", scored.stderr);
+    assert_eq!(up.leave(), Some(0));
+    drop(silent);
 }

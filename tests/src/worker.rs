@@ -9,6 +9,7 @@ use model::{Compute, Config};
 use proto::Message as _;
 use proto::shard::v1::{self as wire, RankRecord, RankState};
 use service::Network;
+use service::server::Limits;
 use shard::{Patience, RanksOptions, Worker, WorkerOptions};
 use tests::golden;
 use tokio::sync::mpsc;
@@ -40,6 +41,7 @@ fn options(ranks: std::ops::Range<usize>, world_size: usize) -> WorkerOptions {
     let weights = vec![folder.join("model.safetensors")];
     let computes = vec![Compute { step_tokens: STEP_TOKENS, ..Compute::default() }; ranks.len()];
     WorkerOptions {
+        connections: Limits::default(),
         model: MODEL.to_owned(),
         replica: "a".to_owned(),
         ranks: RanksOptions { config, weights, threads: ranks.len(), computes, ranks, world_size },

@@ -1,28 +1,36 @@
-//! The HTTP port: what an orchestrator and Prometheus ask, beside the routes of the service itself.
+//! What an orchestrator and Prometheus ask over HTTP, on the admin port.
 
-use std::io;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, HOST};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Redirect};
 use axum::routing::get;
-use tokio::net::TcpListener;
 
-use crate::{Health, Metrics, Shutdown};
+use crate::{Health, Metrics};
 
 /// Prometheus's text format.
 const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Answers until the shutdown begins, and then what has been asked by then.
-///
-/// # Errors
-/// If the listener breaks.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) -> io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.begun()).await
+/// `/`, where the status page was before it moved to the public port: a redirect to that. `address` is where that port is,
+/// once it is open; `secure` if it speaks TLS.
+pub fn moved(secure: bool, address: Arc<OnceLock<String>>) -> Router {
+    let scheme = if secure { "https" } else { "http" };
+    let redirect = move |uri: Uri, headers: HeaderMap| async move {
+        let Some((listens, port)) = address.get().and_then(|address| address.rsplit_once(':')) else {
+            return (StatusCode::SERVICE_UNAVAILABLE, "the public port is not open yet\n").into_response();
+        };
+        let asked = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+        let host = uri.host().map(str::to_owned).or(asked.map(|host| host.host().to_owned()));
+        Redirect::temporary(&format!("{scheme}://{}:{port}/", host.as_deref().unwrap_or(listens))).into_response()
+    };
+    Router::new().route("/", get(redirect))
 }
 
 /// `/metrics` for Prometheus, `/livez` that is always well, and `/readyz` that says why the process is not ready.
-pub fn base_router(metrics: Metrics, health: Health) -> Router {
+pub fn admin(metrics: Metrics, health: Health) -> Router {
     let scrape = move || async move { ([(CONTENT_TYPE, METRICS_TEXT)], metrics.render()) };
     let readiness = move || async move {
         match health.unready().await {

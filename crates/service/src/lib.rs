@@ -1,7 +1,7 @@
 //! What every process of the cluster does alike: start, be observed, listen and dial, and stop.
 //!
 //! In the order of a process's life: [`config`] reads its settings, [`telemetry`] starts the log, [`tls`] and [`net`]
-//! reach others ([`Backoff`] says when again), [`metrics`], [`health`] and [`http`] let others look in, [`trace`] joins what several processes do for
+//! reach others ([`Backoff`] says when again), [`server`] answers within bounds, [`metrics`], [`health`] and [`http`] let others look in, [`trace`] joins what several processes do for
 //! one request, and [`shutdown`] ends it. Nothing here knows what the process is for.
 
 mod backoff;
@@ -10,6 +10,7 @@ pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod net;
+pub mod server;
 pub mod shutdown;
 pub mod telemetry;
 #[cfg(test)]

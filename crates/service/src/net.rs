@@ -1,4 +1,4 @@
-//! Listening and dialing: over TCP with or without TLS, or inside this process, with the same gRPC on top.
+//! Listening and dialing: over TCP with or without TLS, or inside this process, with the same on top.
 //!
 //! An address is `host:port`; inside a process it is any name. A peer that is there and says nothing is noticed by
 //! HTTP/2 pings, so that a stream to it breaks within seconds.
@@ -6,20 +6,19 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio_stream::Stream;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_util::either::Either;
 use tonic::Status;
-use tonic::transport::server::Connected;
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Server, ServerTlsConfig, Uri};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Uri};
+
+use crate::server::{Limits, Server};
 
 /// How the processes of a cluster, or the parts of one, reach each other. Clones share it.
 #[derive(Clone)]
@@ -45,7 +44,7 @@ enum Kind {
 
 #[derive(Clone)]
 struct Secured {
-    server: Option<ServerTlsConfig>,
+    server: Option<Arc<ServerConfig>>,
     client: Option<ClientTlsConfig>,
 }
 
@@ -60,21 +59,16 @@ enum Accept {
     Memory(mpsc::Receiver<DuplexStream>),
 }
 
-/// A connection that came in.
-pub enum Connection {
-    /// From another process.
-    Tcp(TcpStream),
-    /// From this process.
-    Memory(DuplexStream),
-}
+/// A connection that came in: from another process, or from this one.
+pub type Connection = Either<TcpStream, DuplexStream>;
 
 /// Connections of a process to itself that wait to be accepted.
 const BACKLOG: usize = 64;
 /// Bytes on the way inside a process.
 const BUFFER: usize = 256 * 1024;
 /// The window of a stream, and of a connection: a step's answers fit in.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
+pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
 
 // === impl Pings ===
 
@@ -88,7 +82,7 @@ impl Default for Pings {
 
 impl Network {
     /// Over TCP; with TLS where it is given: `server` for those who listen, `client` for those who dial.
-    pub fn tcp(server: Option<ServerTlsConfig>, client: Option<ClientTlsConfig>) -> Self {
+    pub fn tcp(server: Option<Arc<ServerConfig>>, client: Option<ClientTlsConfig>) -> Self {
         Self { kind: Kind::Tcp(Box::new(Secured { server, client })), pings: Pings::default() }
     }
 
@@ -158,21 +152,13 @@ impl Network {
         }
     }
 
-    /// A server as this network wants it: TLS, pings and windows are set.
-    ///
-    /// # Errors
-    /// If TLS is not as it should be.
-    pub fn server(&self) -> Result<Server, tonic::transport::Error> {
-        let server = Server::builder()
-            .http2_keepalive_interval(Some(self.pings.interval))
-            .http2_keepalive_timeout(Some(self.pings.timeout))
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .tcp_nodelay(true);
-        match &self.kind {
-            Kind::Tcp(secured) => secured.server.iter().try_fold(server, |server, tls| server.tls_config(tls.clone())),
-            Kind::Memory(_) => Ok(server),
-        }
+    /// A server for those who listen here, with these bounds.
+    pub fn server(&self, limits: Limits) -> Server {
+        let tls = match &self.kind {
+            Kind::Tcp(secured) => secured.server.clone(),
+            Kind::Memory(_) => None,
+        };
+        Server::new(limits, self.pings, tls)
     }
 
     fn endpoint(&self, uri: &str, patience: Duration) -> Result<Endpoint, tonic::transport::Error> {
@@ -223,65 +209,20 @@ impl Listener {
     pub fn address(&self) -> &str {
         &self.address
     }
-}
 
-impl Stream for Listener {
-    type Item = io::Result<Connection>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    /// The next connection. What is dropped has accepted nothing.
+    pub(crate) async fn accept(&mut self) -> io::Result<Connection> {
         match &mut self.accept {
-            Accept::Tcp(listener) => listener.poll_accept(context).map(|accepted| {
-                Some(accepted.and_then(|(stream, _)| {
-                    stream.set_nodelay(true)?;
-                    Ok(Connection::Tcp(stream))
-                }))
-            }),
-            Accept::Memory(inbox) => inbox.poll_recv(context).map(|stream| stream.map(Connection::Memory).map(Ok)),
-        }
-    }
-}
-
-// === impl Connection ===
-
-impl Connected for Connection {
-    type ConnectInfo = Option<SocketAddr>;
-
-    fn connect_info(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(stream) => stream.peer_addr().ok(),
-            Self::Memory(_) => None,
-        }
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buf),
-            Self::Memory(stream) => Pin::new(stream).poll_read(context, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Memory(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Self::Memory(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Memory(stream) => Pin::new(stream).poll_shutdown(context),
+            Accept::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Either::Left(stream))
+            }
+            Accept::Memory(inbox) => match inbox.recv().await {
+                Some(stream) => Ok(Either::Right(stream)),
+                // nobody can dial any more
+                None => std::future::pending().await,
+            },
         }
     }
 }

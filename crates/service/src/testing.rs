@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 use tonic::Status;
+use tonic::service::Routes;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::net::Listener;
+use crate::server::Limits;
 use crate::{Health, Network, Shutdown};
 
 /// An authority, and a folder for what it signs.
@@ -53,8 +55,8 @@ impl Authority {
 /// Serves health at a listener until the shutdown that it returns begins or is dropped with the test.
 pub(crate) fn serve(network: &Network, listener: Listener, health: &Health) -> Shutdown {
     let shutdown = Shutdown::new();
-    let server = network.server().unwrap().add_service(health.service());
-    tokio::spawn(server.serve_with_incoming_shutdown(listener, shutdown.begun()));
+    let routes = Routes::new(health.service()).into_axum_router();
+    tokio::spawn(network.server(Limits::default()).serve(listener, routes, shutdown.token()));
     shutdown
 }
 

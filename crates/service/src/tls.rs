@@ -3,15 +3,17 @@
 //! Everything is read and tried when it is loaded, so that a process with a wrong file ends before it listens. What is
 //! loaded stays as it is: a certificate that was replaced on disk counts from the next start on.
 
-use std::error::Error as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 /// How a server proves who it is, and whether it asks the same of its clients.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -89,18 +91,25 @@ pub enum Error {
 // === impl ServerTls ===
 
 impl ServerTls {
-    /// Reads the files.
+    /// Reads the files. Clients may speak HTTP/2 or HTTP/1.1.
     ///
     /// # Errors
     /// [`Error`], with the name of the file.
-    pub fn load(&self) -> Result<ServerTlsConfig, Error> {
-        let mut config = ServerTlsConfig::new().identity(identity(&self.certificate, &self.key)?);
-        if let Some(path) = &self.client_ca {
-            config = config.client_ca_root(Certificate::from_pem(certificates(path)?));
-        }
-        let tried = Server::builder().tls_config(config.clone());
-        tried.map_err(|error| unusable(self.certificate.display().to_string(), &error))?;
-        Ok(config)
+    pub fn load(&self) -> Result<Arc<ServerConfig>, Error> {
+        let ((_, chain), (_, key)) = (certificates(&self.certificate)?, private_key(&self.key)?);
+        let blame = |path: &Path, error: &dyn std::error::Error| unusable(path.display().to_string(), error);
+        let builder = match &self.client_ca {
+            None => ServerConfig::builder().with_no_client_auth(),
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                roots.add_parsable_certificates(certificates(path)?.1);
+                let verifier = WebPkiClientVerifier::builder(roots.into()).build();
+                ServerConfig::builder().with_client_cert_verifier(verifier.map_err(|error| blame(path, &error))?)
+            }
+        };
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| blame(&self.certificate, &error))?;
+        config.alpn_protocols = ["h2", "http/1.1"].map(Vec::from).to_vec();
+        Ok(config.into())
     }
 }
 
@@ -113,7 +122,7 @@ impl ClientTls {
     /// [`Error`], with the name of the file.
     pub fn load(&self) -> Result<ClientTlsConfig, Error> {
         let mut config = match &self.ca {
-            Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificates(path)?)),
+            Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(certificates(path)?.0)),
             None => ClientTlsConfig::new().with_native_roots(),
         };
         config = match (&self.certificate, &self.key) {
@@ -139,20 +148,26 @@ impl ClientTls {
 }
 
 fn identity(certificate: &Path, key: &Path) -> Result<Identity, Error> {
-    let (certificate, pem) = (certificates(certificate)?, read(key)?);
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|error| wrong(key, "private key that is not encrypted", &error))?;
-    Ok(Identity::from_pem(certificate, pem))
+    Ok(Identity::from_pem(certificates(certificate)?.0, private_key(key)?.0))
 }
 
-fn certificates(path: &Path) -> Result<Vec<u8>, Error> {
-    let pem = read(path)?;
-    let expected = "certificate";
-    let mut found = CertificateDer::pem_slice_iter(&pem).peekable();
-    if found.peek().is_none() {
+/// The text of a file with certificates, and what it holds.
+fn certificates(path: &Path) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>), Error> {
+    let (pem, expected) = (read(path)?, "certificate");
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let found = found.map_err(|error| wrong(path, expected, &error))?;
+    if found.is_empty() {
         return Err(Error::Missing { path: path.to_owned(), expected });
     }
-    found.try_for_each(|certificate| certificate.map(drop)).map_err(|error| wrong(path, expected, &error))?;
-    Ok(pem)
+    Ok((pem, found))
+}
+
+/// The text of a file with a private key, and what it holds.
+fn private_key(path: &Path) -> Result<(Vec<u8>, PrivateKeyDer<'static>), Error> {
+    let pem = read(path)?;
+    let key = PrivateKeyDer::from_pem_slice(&pem);
+    let key = key.map_err(|error| wrong(path, "private key that is not encrypted", &error))?;
+    Ok((pem, key))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
@@ -167,7 +182,7 @@ fn wrong(path: &Path, expected: &'static str, error: &pem::Error) -> Error {
     }
 }
 
-fn unusable(what: String, error: &tonic::transport::Error) -> Error {
+fn unusable(what: String, error: &dyn std::error::Error) -> Error {
     let mut reason = error.to_string();
     let mut cause = error.source();
     while let Some(deeper) = cause {

@@ -2,11 +2,11 @@
 //!
 //! Where [`telemetry`](crate::telemetry) exports no spans, [`current`] has nothing to say and [`set_parent`] no effect.
 
+use axum::http::HeaderMap;
 use opentelemetry::Context;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::TraceContextExt;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use tonic::metadata::MetadataMap;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -44,9 +44,9 @@ pub fn set_parent(span: &Span, traceparent: &str) {
 }
 
 /// The `traceparent` that came with a call, if it is one.
-pub fn of_metadata(metadata: &MetadataMap) -> Option<String> {
-    let traceparent = metadata.get(TRACEPARENT)?.to_str().ok()?;
-    parse(traceparent).map(|_| traceparent.to_owned())
+pub fn of_headers(headers: &HeaderMap) -> Option<&str> {
+    let traceparent = headers.get(TRACEPARENT)?.to_str().ok()?;
+    parse(traceparent).map(|_| traceparent)
 }
 
 fn parse(traceparent: &str) -> Option<Context> {

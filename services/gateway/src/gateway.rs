@@ -1,42 +1,36 @@
 //! A gateway: started once, to know its replicas; then serving clients, until it is told to end.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use discovery::Registry;
-use proto::v1::reward_service_server::RewardServiceServer;
-use proto::v1::status_service_server::StatusServiceServer;
 use service::Network;
+use service::axum::Router;
 use service::net::Listener;
+use service::server::Server;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
-use tonic::transport::Server;
 
 use crate::core::{Gateway as Core, Settings};
-use crate::frontend::{Frontend, Model, Rewards};
+use crate::entrance::{Entrance, Model};
+use crate::grpc;
+use crate::http::{self, Door};
 use crate::observer::{Observer, Roster};
 use crate::options::{ServedModel, ServiceOptions};
-use crate::page::Page;
 use crate::replicas::{self, Setting};
 use crate::runner::Runner;
 use crate::tokenizers::Tokenizers;
 
 /// A gateway that knows its replicas. It ends, and lets go of them, when it is dropped.
 pub struct Gateway {
-    frontend: Arc<Frontend>,
+    entrance: Arc<Entrance>,
     observer: Observer,
     max_message_bytes: usize,
     drain_timeout: Duration,
-    /// Nothing new is accepted.
-    ending: CancellationToken,
-    /// What was accepted is given up.
-    ended: CancellationToken,
-    /// Calls of the page that are not answered.
-    calls: TaskTracker,
     _stop: DropGuard,
 }
 
@@ -60,9 +54,6 @@ pub enum StartError {
 /// Why a gateway does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The transport failed.
-    #[error(transparent)]
-    Transport(#[from] tonic::transport::Error),
     /// Reflection does not know its own protocol.
     #[error(transparent)]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -119,7 +110,7 @@ impl Gateway {
             stop: stop.clone(),
         };
         tokio::spawn(replicas::follow(registry, Arc::new(setting)));
-        let frontend = Frontend {
+        let entrance = Entrance {
             models,
             tokenizers,
             tenants,
@@ -127,15 +118,14 @@ impl Gateway {
             default_timeout: options.default_timeout,
             stream_items: options.stream_items.max(1),
             lanes: AtomicU64::new(0),
+            ending: CancellationToken::new(),
+            ended: CancellationToken::new(),
         };
         Ok(Self {
-            frontend: Arc::new(frontend),
+            entrance: Arc::new(entrance),
             observer,
             max_message_bytes: options.max_message_bytes,
             drain_timeout: options.drain_timeout,
-            ending: CancellationToken::new(),
-            ended: CancellationToken::new(),
-            calls: TaskTracker::new(),
             _stop: stop.drop_guard(),
         })
     }
@@ -145,61 +135,43 @@ impl Gateway {
         self.observer.clone()
     }
 
-    /// What there is to see on an HTTP port: a page, and what it is made of. It scores until the gateway is told to end,
-    /// and shows how that goes.
-    pub fn page(&self) -> service::axum::Router {
-        let page = Page {
-            observer: self.observer(),
-            frontend: Arc::downgrade(&self.frontend),
-            ending: self.ending.clone(),
-            ended: self.ended.clone(),
-            calls: self.calls.clone(),
-            max_message_bytes: self.max_message_bytes,
-        };
-        page.router()
+    /// All that it answers, and `others` beside: gRPC, dialects of HTTP and the page.
+    ///
+    /// # Errors
+    /// If reflection does not know its own protocol.
+    pub(crate) fn routes(&self, others: Routes) -> Result<Router, ServeError> {
+        let (entrance, observer, largest) = (Arc::clone(&self.entrance), self.observer(), self.max_message_bytes);
+        let door = Door { entrance: Arc::clone(&entrance), observer: observer.clone(), largest };
+        let routes = grpc::routes(entrance, observer, others, largest)?.into_axum_router();
+        Ok(routes.fallback(http::nothing).merge(http::routes(door)))
     }
 
     /// Serves clients beside `others` (health, say) until `shutdown`, once. Then it accepts nothing more, finishes what it
     /// has accepted as long as the drain timeout allows, and ends.
     ///
     /// # Errors
-    /// If the transport fails.
+    /// If reflection does not know its own protocol.
     pub async fn serve(
         &self,
-        mut server: Server,
+        server: Server,
         others: Routes,
-        incoming: Listener,
+        listener: Listener,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
-        let frontend = Arc::clone(&self.frontend);
-        let rewards = Rewards { frontend, ending: self.ending.clone(), ended: self.ended.clone() };
-        let rewards = RewardServiceServer::new(rewards)
-            .max_decoding_message_size(self.max_message_bytes)
-            .max_encoding_message_size(usize::MAX);
-        let reflection =
-            || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS);
-        let routes = others
-            .add_service(rewards)
-            .add_service(StatusServiceServer::new(self.observer()))
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?);
-        let signal = self.ending.clone().cancelled_owned();
-        let mut serving = Box::pin(async {
-            server.add_routes(routes).serve_with_incoming_shutdown(incoming, signal).await?;
-            self.calls.close();
-            self.calls.wait().await;
-            Ok::<_, ServeError>(())
-        });
+        let Entrance { ending, ended, .. } = &*self.entrance;
+        let mut serving = pin!(server.serve(listener, self.routes(others)?, ending.clone()));
         let late = async {
             shutdown.cancelled().await;
-            self.ending.cancel();
+            ending.cancel();
             sleep(self.drain_timeout).await;
         };
         tokio::select! {
-            served = &mut serving => return served,
+            () = &mut serving => return Ok(()),
             () = late => tracing::warn!("what was accepted is not finished in time, and is given up"),
         }
-        self.ended.cancel();
-        timeout(LAST_WORDS, serving).await.unwrap_or(Ok(()))
+        ended.cancel();
+        // whoever does not read what it is told is not waited for
+        let _ = timeout(LAST_WORDS, serving).await;
+        Ok(())
     }
 }

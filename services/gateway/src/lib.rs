@@ -5,7 +5,8 @@
 //! | module | job |
 //! |---|---|
 //! | `gateway` | start all of it, serve clients, end |
-//! | `frontend` | the public protocol: calls and streams, from text to tokens and from outcomes to answers |
+//! | `entrance` | the way in, whatever is spoken outside: from text to tokens and from outcomes to answers |
+//! | `grpc`, `http` | what is spoken outside: the services of the protocol; dialects of HTTP, a file each, and the page |
 //! | `tokenizers` | threads that render and tokenize, within bounded memory |
 //! | `runner` | a task for each model: clock, inbox and outbox of its core |
 //! | `replicas` | who is there: follow the registry, keep a line to the leader of each replica |
@@ -15,12 +16,13 @@
 //! | `metrics` | what is counted |
 
 pub mod core;
-mod frontend;
+mod entrance;
 mod gateway;
+mod grpc;
+mod http;
 mod metrics;
 mod observer;
 mod options;
-mod page;
 mod problem;
 mod replicas;
 mod runner;

@@ -77,12 +77,16 @@ impl Problem {
         Self::new(Code::Ending, "the gateway is about to end")
     }
 
+    pub(crate) fn internal() -> Self {
+        Self::new(Code::Internal, "the gateway failed")
+    }
+
     /// Why texts of so many bytes were not tokenized.
     pub(crate) fn untokenized(undone: Undone, bytes: usize) -> Self {
         match undone {
             Undone::TooLarge => Self::too_large(bytes),
             Undone::TooLate => Self::deadline(),
-            Undone::Failed => Self::new(Code::Internal, "the gateway failed"),
+            Undone::Failed => Self::internal(),
         }
     }
 

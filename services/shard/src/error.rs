@@ -26,7 +26,4 @@ pub enum Error {
     /// A name or an address cannot be used.
     #[error("{0}")]
     Option(String),
-    /// The address of the worker cannot be listened at.
-    #[error("cannot serve: {0}")]
-    Serve(String),
 }

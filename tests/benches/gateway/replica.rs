@@ -14,8 +14,11 @@ use proto::shard::v1::attach_request::Message as Asked;
 use proto::shard::v1::attach_response::Message as Said;
 use proto::shard::v1::leader_service_server::{LeaderService, LeaderServiceServer};
 use service::Network;
+use service::server::Limits;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Tokens of a step: more than is ever open, so that credits are no limit.
@@ -65,8 +68,8 @@ impl Replica {
             fingerprint: "0123456789abcdef".repeat(4),
         };
         let service = LeaderServiceServer::new(leader.clone()).max_decoding_message_size(usize::MAX);
-        let router = network.server().unwrap().add_service(service);
-        tokio::spawn(router.serve_with_incoming(listener));
+        let routes = Routes::new(service).into_axum_router();
+        tokio::spawn(network.server(Limits::default()).serve(listener, routes, CancellationToken::new()));
         let key = Key::new(score::registry::rank("made-up", 0)).unwrap();
         let claim = registry.claim(&[key], Incarnation::random(), &record.encode_to_vec()).await.unwrap();
         Self { leader, _claim: claim }

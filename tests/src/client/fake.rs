@@ -11,9 +11,12 @@ use proto::v1::item::Input;
 use proto::v1::reward_service_server::{RewardService, RewardServiceServer};
 use proto::v1::status_service_server::{StatusService, StatusServiceServer};
 use service::Network;
+use service::server::Limits;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -109,12 +112,10 @@ impl Fake {
         let network = Network::tcp(None, None);
         let listener = runtime.block_on(network.listen(address)).unwrap();
         let address = listener.address().to_owned();
-        let mut server = network.server().unwrap();
-        let server = server
-            .add_service(RewardServiceServer::new(service.clone()))
-            .add_service(StatusServiceServer::new(service))
-            .serve_with_incoming(listener);
-        runtime.spawn(server);
+        let routes =
+            Routes::new(RewardServiceServer::new(service.clone())).add_service(StatusServiceServer::new(service));
+        let server = network.server(Limits::default());
+        runtime.spawn(server.serve(listener, routes.into_axum_router(), CancellationToken::new()));
         Self { address, notes, _runtime: Some(runtime) }
     }
 

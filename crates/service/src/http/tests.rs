@@ -1,33 +1,35 @@
-//! Requests to the HTTP port as they go over the wire.
+//! Requests to the admin port as they go over the wire.
 
 use std::time::Duration;
 
 use axum::routing::get;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::{base_router, serve};
-use crate::{Health, Metrics, Shutdown};
+use super::admin;
+use crate::server::Limits;
+use crate::{Health, Metrics, Network, Shutdown};
 
 struct Port {
     address: String,
     health: Health,
     shutdown: Shutdown,
-    ended: JoinHandle<std::io::Result<()>>,
+    ended: JoinHandle<()>,
 }
 
 async fn port() -> Port {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let network = Network::tcp(None, None);
+    let listener = network.listen("127.0.0.1:0").await.unwrap();
+    let address = listener.address().to_owned();
     let (health, shutdown) = (Health::new().await, Shutdown::new());
     let slow = get(async || {
         sleep(Duration::from_millis(300)).await;
         "slow"
     });
-    let router = base_router(Metrics::install(&[]).unwrap(), health.clone()).route("/slow", slow);
-    let ended = tokio::spawn(serve(listener, router, shutdown.clone()));
+    let router = admin(Metrics::install(&[]).unwrap(), health.clone()).route("/slow", slow);
+    let ended = tokio::spawn(network.server(Limits::default()).serve(listener, router, shutdown.token()));
     Port { address, health, shutdown, ended }
 }
 
@@ -73,6 +75,6 @@ async fn what_was_asked_before_the_shutdown_is_answered() {
     sleep(Duration::from_millis(100)).await;
     port.shutdown.begin();
     is(&asked.await.unwrap(), "200 OK", "slow");
-    timeout(Duration::from_secs(5), port.ended).await.unwrap().unwrap().unwrap();
+    timeout(Duration::from_secs(5), port.ended).await.unwrap().unwrap();
     assert!(TcpStream::connect(&port.address).await.is_err());
 }

@@ -1,14 +1,14 @@
 //! The context of spans as text, in and out; `telemetry` tests that a collector sees the same.
 
+use axum::http::HeaderMap;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tonic::metadata::MetadataMap;
 use tracing::subscriber::with_default;
 use tracing::{Span, info_span};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry;
 
-use super::{TRACEPARENT, current, of_metadata, set_parent};
+use super::{TRACEPARENT, current, of_headers, set_parent};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -92,13 +92,13 @@ fn a_parent_that_comes_too_late_is_ignored() {
 }
 
 #[test]
-fn metadata_holds_it_or_nothing() {
-    let mut metadata = MetadataMap::new();
-    assert_eq!(of_metadata(&metadata), None);
-    metadata.insert(TRACEPARENT, PARENT.parse().unwrap());
-    assert_eq!(of_metadata(&metadata).unwrap(), PARENT);
+fn headers_hold_it_or_nothing() {
+    let mut headers = HeaderMap::new();
+    assert_eq!(of_headers(&headers), None);
+    headers.insert(TRACEPARENT, PARENT.parse().unwrap());
+    assert_eq!(of_headers(&headers).unwrap(), PARENT);
     for text in MALFORMED {
-        metadata.insert(TRACEPARENT, text.parse().unwrap());
-        assert_eq!(of_metadata(&metadata), None, "{text:?}");
+        headers.insert(TRACEPARENT, text.parse().unwrap());
+        assert_eq!(of_headers(&headers), None, "{text:?}");
     }
 }

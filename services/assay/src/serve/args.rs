@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use clap::{Subcommand, ValueEnum};
 
 use crate::args::{ComputeArgs, HubArgs, ModelArgs};
-use crate::settings::RankRange;
+use crate::settings::{RankRange, ports};
 
 /// Start a gateway and replicas of one model, all in this process
 ///
 /// Nothing else is needed: no etcd, no configuration. The port opens when the first replica is ready.
 ///
 ///   assay up --model Skywork/Skywork-Reward-Llama-3.1-8B-v0.2
-///   assay score --endpoint http://127.0.0.1:50051 --input conversations.jsonl
+///   assay score --endpoint http://127.0.0.1:7600 --input conversations.jsonl
 ///
 /// On four GPUs, two copies of two ranks, the first on GPUs 0 and 1 and the second on 2 and 3:
 ///
@@ -39,12 +39,12 @@ pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
 
-    /// Where clients reach the gateway
-    #[arg(long, default_value = "127.0.0.1:50051", value_name = "HOST:PORT")]
+    /// Where clients reach the gateway, and browsers its status page
+    #[arg(long, default_value = ports::GATEWAY, value_name = "HOST:PORT")]
     pub(crate) listen: String,
 
-    /// Where the status page, metrics and health are; none for nowhere
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    /// Where metrics and health are; none for nowhere
+    #[arg(long, default_value = ports::GATEWAY_ADMIN, value_name = "HOST:PORT")]
     pub(crate) http: String,
 
     /// Threads that compute, over all ranks [default: one for each core]
@@ -103,8 +103,8 @@ pub(crate) struct Gateway {
 ///
 /// Or one rank in each of two, which find each other through etcd:
 ///
-///   assay shard --model /models/reward --replica a --tensor-parallel 2 --ranks 0..1 --listen 10.0.0.5:50061 ...
-///   assay shard --model /models/reward --replica a --tensor-parallel 2 --ranks 1..2 --listen 10.0.0.6:50061 ...
+///   assay shard --model /models/reward --replica a --tensor-parallel 2 --ranks 0..1 --listen 10.0.0.5:7610 ...
+///   assay shard --model /models/reward --replica a --tensor-parallel 2 --ranks 1..2 --listen 10.0.0.6:7610 ...
 ///
 /// On GPUs a rank has one of its own: the second of two ranks on GPU 1 of its machine is
 ///
@@ -172,7 +172,7 @@ pub(crate) struct Ports {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Option<String>,
 
-    /// Where metrics and health are (and, of a gateway, the status page); none for nowhere
+    /// Where metrics and health are; none for nowhere
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) http: Option<String>,
 

@@ -1,12 +1,14 @@
 //! `assay gateway`: a gateway of a cluster.
 
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 use gateway::{Gateway, Observer};
 use service::net::Listener;
+use service::server::Server;
 use service::tls::ServerTls;
-use service::{Health, Network, Shutdown};
+use service::{Health, Network, Shutdown, http};
 use tonic::service::Routes;
 
 use super::Process;
@@ -26,9 +28,10 @@ pub(crate) fn run(args: &args::Gateway, log: Option<&str>) -> Result<ExitCode> {
         let listener = listener.with_context(|| format!("cannot listen at {}", settings.listen))?;
         let gateway = Gateway::start(options, registry, shards)?;
         let health = Health::new().await;
-        let page = gateway.page();
-        process.http(&settings.http, &health, page).await?;
-        serve(&gateway, &public, listener, (health, process.shutdown.clone())).await
+        let moved = http::moved(settings.tls.is_some(), OnceLock::from(listener.address().to_owned()).into());
+        process.http(&settings.http, &health, moved).await?;
+        let server = public.server(settings.connections);
+        serve(&gateway, server, listener, (health, process.shutdown.clone())).await
     })
 }
 
@@ -57,7 +60,7 @@ pub(super) fn public_network(tls: Option<&ServerTls>) -> Result<Network> {
 /// Serves clients until the shutdown, and what was accepted by then.
 pub(super) async fn serve(
     gateway: &Gateway,
-    network: &Network,
+    server: Server,
     listener: Listener,
     (health, shutdown): (Health, Shutdown),
 ) -> Result<()> {
@@ -66,7 +69,7 @@ pub(super) async fn serve(
     tracing::info!(address = listener.address(), "the gateway serves");
     let watching = tokio::spawn(watch(observer, health.clone(), shutdown.clone()));
     let routes = Routes::new(health.service());
-    let served = gateway.serve(network.server()?, routes, listener, shutdown.token()).await;
+    let served = gateway.serve(server, routes, listener, shutdown.token()).await;
     watching.abort();
     served.context("the gateway stopped")
 }

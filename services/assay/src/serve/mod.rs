@@ -12,10 +12,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use service::axum::Router;
+use service::server::Limits;
 use service::telemetry::{self, Guard};
-use service::{Health, Metrics, Shutdown, http};
-use tokio::net::TcpListener;
+use service::{Health, Metrics, Network, Shutdown, http};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::config::run as config;
 pub(crate) use self::gateway::run as gateway;
@@ -52,20 +53,17 @@ impl Process {
         outcome.map(|()| ExitCode::SUCCESS)
     }
 
-    /// Opens the HTTP port, unless there is to be none. It stays open while what was accepted is finished.
-    async fn http(&self, address: &str, health: &Health, page: Router) -> Result<Option<JoinHandle<()>>> {
+    /// Opens the admin port, unless there is to be none. It stays open while what was accepted is finished.
+    async fn http(&self, address: &str, health: &Health, others: Router) -> Result<Option<JoinHandle<()>>> {
         if address.is_empty() || address == "none" {
             return Ok(None);
         }
-        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen at http {address}"))?;
-        tracing::info!(address = %listener.local_addr()?, "http");
-        let router = http::base_router(self.metrics.clone(), health.clone()).merge(page);
-        let end = Shutdown::new();
-        Ok(Some(tokio::spawn(async move {
-            if let Err(error) = http::serve(listener, router, end).await {
-                tracing::error!(%error, "the http port is closed");
-            }
-        })))
+        let network = Network::tcp(None, None);
+        let listener = network.listen(address).await.with_context(|| format!("cannot listen at http {address}"))?;
+        tracing::info!(address = listener.address(), "http");
+        let routes = http::admin(self.metrics.clone(), health.clone()).merge(others);
+        let served = network.server(Limits::default()).serve(listener, routes, CancellationToken::new());
+        Ok(Some(tokio::spawn(served)))
     }
 }
 

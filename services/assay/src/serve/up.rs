@@ -2,11 +2,12 @@
 //! cluster: only where members are written down, and how bytes travel, differs.
 
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result};
 use discovery::Registry;
 use gateway::Gateway;
-use service::{Health, Network};
+use service::{Health, Network, http};
 use shard::{Error, Worker};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +48,9 @@ pub(crate) fn run(args: &Up, log: Option<&str>) -> Result<ExitCode> {
         }
         let gateway = Gateway::start(settings.options_for(vec![served]), registry, inner)?;
         let health = Health::new().await;
-        process.http(&args.http, &health, gateway.page()).await?;
+        let address = Arc::<OnceLock<String>>::default();
+        let moved = http::moved(settings.tls.is_some(), Arc::clone(&address));
+        process.http(&args.http, &health, moved).await?;
         let observer = gateway.observer();
         tokio::select! {
             () = observer.until(true) => {}
@@ -56,7 +59,9 @@ pub(crate) fn run(args: &Up, log: Option<&str>) -> Result<ExitCode> {
         }
         let listener =
             public.listen(&args.listen).await.with_context(|| format!("cannot listen at {}", args.listen))?;
-        let serving = serve(&gateway, &public, listener, (health, process.shutdown.clone()));
+        address.get_or_init(|| listener.address().to_owned());
+        let server = public.server(settings.connections);
+        let serving = serve(&gateway, server, listener, (health, process.shutdown.clone()));
         tokio::select! {
             served = serving => served?,
             ended = failed(&mut running) => return ended_early(ended),

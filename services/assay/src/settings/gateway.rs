@@ -10,9 +10,10 @@ use gateway::core::{Limits, Routing, Settings};
 use gateway::{ServedModel, ServiceOptions, Tenants};
 use serde::{Deserialize, Serialize};
 use service::config::{bytes, duration};
+use service::server;
 use service::tls::ServerTls;
 
-use super::{InnerTls, RegistrySettings, TelemetrySettings};
+use super::{InnerTls, RegistrySettings, TelemetrySettings, ports};
 use crate::args::HubArgs;
 use crate::opened::{ModelChoice, Opened};
 
@@ -24,10 +25,12 @@ pub(crate) struct GatewaySettings {
     pub(crate) name: String,
     /// Where clients reach it.
     pub(crate) listen: String,
-    /// Where metrics, health and the status page are; empty for nowhere.
+    /// Where metrics and health are; empty for nowhere.
     pub(crate) http: String,
     /// TLS for clients.
     pub(crate) tls: Option<ServerTls>,
+    /// What those who connect may hold of its port.
+    pub(crate) connections: server::Limits,
     /// TLS of the lines to shards: only `client` counts.
     pub(crate) shards: InnerTls,
     pub(crate) registry: RegistrySettings,
@@ -108,9 +111,10 @@ impl Default for GatewaySettings {
     fn default() -> Self {
         Self {
             name: "gateway".to_owned(),
-            listen: "127.0.0.1:50051".to_owned(),
-            http: "127.0.0.1:8080".to_owned(),
+            listen: ports::GATEWAY.to_owned(),
+            http: ports::GATEWAY_ADMIN.to_owned(),
             tls: None,
+            connections: server::Limits::default(),
             shards: InnerTls::default(),
             registry: RegistrySettings::default(),
             telemetry: TelemetrySettings::default(),

@@ -20,6 +20,14 @@ pub(crate) use self::device::{Devices, DtypeName};
 pub(crate) use self::gateway::{GatewaySettings, ServedSettings, default_name, served};
 pub(crate) use self::shard::{RankRange, ShardSettings, cores};
 
+/// Where services listen by default: above the ports of the system and below those that Linux gives to clients, 32768 on. A
+/// shard has no admin port by default; 7611 is for those who want one.
+pub(crate) mod ports {
+    pub(crate) const GATEWAY: &str = "127.0.0.1:7600";
+    pub(crate) const GATEWAY_ADMIN: &str = "127.0.0.1:7601";
+    pub(crate) const SHARD: &str = "127.0.0.1:7610";
+}
+
 /// What a process says of itself.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]

@@ -8,11 +8,12 @@ use anyhow::{Result, ensure};
 use model::Compute;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use service::config::duration;
+use service::server::Limits;
 use shard::plan::Allowance;
 use shard::{Patience, RanksOptions, WorkerOptions};
 
 use super::gateway::{STEP_TOKENS, default_name};
-use super::{Devices, DtypeName, InnerTls, RegistrySettings, TelemetrySettings};
+use super::{Devices, DtypeName, InnerTls, RegistrySettings, TelemetrySettings, ports};
 use crate::args::HubArgs;
 use crate::opened::{Located, ModelChoice, check_here};
 
@@ -49,6 +50,8 @@ pub(crate) struct ShardSettings {
     pub(crate) generation: u64,
     /// TLS of the lines from gateways, and between the workers of a replica.
     pub(crate) tls: InnerTls,
+    /// What those who connect may hold of its port.
+    pub(crate) connections: Limits,
     pub(crate) registry: RegistrySettings,
     pub(crate) telemetry: TelemetrySettings,
     pub(crate) patience: PatienceSettings,
@@ -91,13 +94,14 @@ impl Default for ShardSettings {
             tensor_parallel: NonZeroUsize::MIN,
             device: Devices::default(),
             dtype: None,
-            listen: "127.0.0.1:50061".to_owned(),
+            listen: ports::SHARD.to_owned(),
             advertise: None,
             http: String::new(),
             threads: None,
             max_batch_tokens: NonZeroUsize::MIN.saturating_add(STEP_TOKENS - 1),
             generation: 1,
             tls: InnerTls::default(),
+            connections: Limits::default(),
             registry: RegistrySettings::default(),
             telemetry: TelemetrySettings::default(),
             patience: PatienceSettings::default(),
@@ -197,6 +201,7 @@ impl ShardSettings {
             text_digest: located.checkpoint.text_digest()?.to_string(),
             step_tokens: self.max_batch_tokens.get(),
             advertise: self.advertise.clone(),
+            connections: self.connections,
             patience: Patience { heartbeat, silence, forming, allowance, drain, ..defaults },
         })
     }

@@ -10,6 +10,7 @@ use proto::v1::item::Input;
 use proto::v1::reward_service_client::RewardServiceClient;
 use service::Network;
 use service::axum::Router;
+use service::server::Limits as ServerLimits;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -82,9 +83,9 @@ impl Cluster {
     pub(super) async fn with(options: ServiceOptions, replicas: &[&str]) -> (Self, Vec<Fake>) {
         let (memory, network) = (Memory::new(), Network::memory());
         let gateway = Gateway::start(options, memory.registry(), network.clone()).unwrap();
-        let (observer, page) = (gateway.observer(), gateway.page());
+        let (observer, page) = (gateway.observer(), gateway.routes(Default::default()).unwrap());
         let listener = network.listen("gateway").await.unwrap();
-        let (server, shutdown) = (network.server().unwrap(), CancellationToken::new());
+        let (server, shutdown) = (network.server(ServerLimits::default()), CancellationToken::new());
         let stop = shutdown.clone();
         let serving = tokio::spawn(async move { gateway.serve(server, Default::default(), listener, stop).await });
         let channel = network.dial("gateway", Duration::from_secs(1)).await.unwrap();

@@ -12,9 +12,11 @@ use proto::shard::v1::attach_request::Message as Asked;
 use proto::shard::v1::attach_response::Message as Said;
 use proto::shard::v1::leader_service_server::{LeaderService, LeaderServiceServer};
 use service::Network;
+use service::server::Limits;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(super) const STEP: u64 = 16_384;
@@ -90,8 +92,9 @@ impl Fake {
         });
         let listener = network.listen(name).await.unwrap();
         let leader = LeaderServiceServer::new(Leader(Arc::clone(&state))).max_decoding_message_size(usize::MAX);
-        let router = network.server().unwrap().add_service(leader);
-        let server = tokio::spawn(async move { router.serve_with_incoming(listener).await.unwrap() });
+        let routes = Routes::new(leader).into_axum_router();
+        let server = network.server(Limits::default()).serve(listener, routes, CancellationToken::new());
+        let server = tokio::spawn(server);
         let (name, registry) = (name.to_owned(), registry.clone());
         Self { state, claim: None, name, registry, _server: tokio_util::task::AbortOnDropHandle::new(server) }
     }

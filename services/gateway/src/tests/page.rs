@@ -10,7 +10,8 @@ use service::axum::Router;
 use service::axum::body::{Body, to_bytes};
 use service::axum::http::{HeaderMap, Request, StatusCode};
 use tokio::time::{sleep, timeout};
-use tower::ServiceExt;
+use tonic::transport::Channel;
+use tower::{Service as _, ServiceExt};
 
 use super::cluster::*;
 use super::fake::{Conduct, score};
@@ -202,13 +203,22 @@ async fn a_full_queue_says_when_to_come_back() {
     cluster.until_held(0).await;
 }
 
+/// Asks over the connection of a client.
+async fn ask_over(mut channel: Channel, body: Value) -> Answer {
+    let request = Request::builder().uri("/api/score").method("POST").header(JSON.0, JSON.1);
+    let request = request.body(tonic::body::Body::new(Body::from(body.to_string()))).unwrap();
+    let response = channel.ready().await.unwrap().call(request).await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let body = to_bytes(Body::new(response.into_body()), usize::MAX).await.unwrap();
+    Answer { status, headers, text: String::from_utf8(body.to_vec()).unwrap() }
+}
+
 #[tokio::test]
 async fn a_gateway_that_drains_finishes_what_the_page_asked_and_can_be_watched() {
     let (cluster, fakes) = Cluster::start(&["a"]).await;
     fakes[0].set(Conduct::Hold);
     let body = json!({ "prompt": "p", "responses": ["a"] });
-    let (page, text) = (cluster.page.clone(), body.to_string());
-    let held = tokio::spawn(async move { ask(page, "/api/score", &[JSON], Some(text)).await });
+    let held = tokio::spawn(ask_over(cluster.channel.clone(), body.clone()));
     cluster.until_held(1).await;
     cluster.shutdown.cancel();
     sleep(Duration::from_millis(50)).await;
@@ -223,10 +233,6 @@ async fn a_gateway_that_drains_finishes_what_the_page_asked_and_can_be_watched()
     fakes[0].cut();
     assert_eq!(held.await.unwrap().json()["results"][0]["status"], "ok");
     timeout(Duration::from_secs(5), cluster.serving).await.unwrap().unwrap().unwrap();
-    // the gateway is gone, and the page says so
-    let body = json!({ "prompt": "p", "responses": ["a"] });
-    let answer = ask(cluster.page, "/api/score", &[JSON], Some(body.to_string())).await;
-    assert_eq!(answer.refused().0, 503);
 }
 
 #[tokio::test]
@@ -234,10 +240,22 @@ async fn what_the_page_asked_and_is_not_finished_in_time_is_given_up() {
     let options = ServiceOptions { drain_timeout: Duration::from_millis(50), ..options() };
     let (cluster, fakes) = Cluster::with(options, &["a"]).await;
     fakes[0].set(Conduct::Hold);
-    let (page, body) = (cluster.page.clone(), json!({ "prompt": "p", "responses": ["a"] }).to_string());
-    let held = tokio::spawn(async move { ask(page, "/api/score", &[JSON], Some(body)).await });
+    let held = tokio::spawn(ask_over(cluster.channel.clone(), json!({ "prompt": "p", "responses": ["a"] })));
     cluster.until_held(1).await;
     cluster.shutdown.cancel();
     assert_eq!(held.await.unwrap().refused().0, 503);
     timeout(Duration::from_secs(5), cluster.serving).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn one_port_speaks_to_everybody_and_names_each_request() {
+    let (cluster, _fakes) = Cluster::start(&["a"]).await;
+    let answer = ask_over(cluster.channel.clone(), json!({ "prompt": "p", "responses": ["a"] })).await;
+    assert_eq!((answer.status, answer.headers["x-request-id"].len()), (StatusCode::OK, 32));
+    let mut request = tonic::Request::new(v1::ScoreRequest { items: vec![text("a")], options: None });
+    request.metadata_mut().insert("x-request-id", "mine".parse().unwrap());
+    let response = cluster.client.clone().score(request).await.unwrap();
+    assert_eq!(response.metadata().get("x-request-id").unwrap(), "mine");
+    let nothing = ask(cluster.page.clone(), "/nothing", &[], None).await;
+    assert_eq!(nothing.refused(), (404, "nothing is served at /nothing".to_owned()));
 }

@@ -26,6 +26,7 @@ use proto::shard::v1::{RankRecord, RankState};
 use score::{Partials, Stamp};
 use service::Network;
 use service::net::Listener;
+use service::server::Limits;
 use service::trace::{self, STAGE};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -61,6 +62,8 @@ pub struct WorkerOptions {
     pub advertise: Option<String>,
     /// How long to wait for what.
     pub patience: Patience,
+    /// What those who connect may hold of its port.
+    pub connections: Limits,
 }
 
 /// How long a worker waits for what.
@@ -178,7 +181,7 @@ impl Worker {
         let address = options.advertise.clone().unwrap_or_else(|| listener.address().to_owned());
         record.send_modify(|record| record.address.clone_from(&address));
         let lobby = Arc::new(Lobby::new(&options));
-        let serving = server::serve(&network, listener, others, Arc::clone(&lobby)).map_err(Error::Serve)?;
+        let serving = server::serve(network.server(options.connections), listener, others, Arc::clone(&lobby));
         let key = |rank| Key::new(score::registry::rank(&options.replica, rank as u32));
         let keys = options.ranks.ranks.clone().map(key);
         let keys = keys.collect::<Result<Vec<_>, _>>()?;

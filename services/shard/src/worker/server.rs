@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use proto::shard::v1 as wire;
 use score::Versions;
-use service::Network;
 use service::net::Listener;
+use service::server::Server;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use wire::leader_service_server::{LeaderService, LeaderServiceServer};
@@ -70,30 +70,11 @@ const INTRODUCTION: Duration = Duration::from_secs(5);
 pub(super) const LARGEST: usize = 256 << 20;
 
 /// Serves until the handle is dropped.
-pub(super) fn serve(
-    network: &Network,
-    listener: Listener,
-    others: Routes,
-    lobby: Arc<Lobby>,
-) -> Result<Serving, String> {
-    let mut server = network.server().map_err(|error| error.to_string())?;
+pub(super) fn serve(server: Server, listener: Listener, others: Routes, lobby: Arc<Lobby>) -> DropGuard {
     let service = LeaderServiceServer::from_arc(lobby).max_decoding_message_size(LARGEST);
-    let service = server.add_routes(others.add_service(service)).serve_with_incoming(listener);
-    let task = tokio::spawn(async move {
-        if let Err(error) = service.await {
-            tracing::error!(%error, "the server has ended");
-        }
-    });
-    Ok(Serving(task.abort_handle()))
-}
-
-/// A server that runs.
-pub(super) struct Serving(AbortHandle);
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    let (routes, end) = (others.add_service(service).into_axum_router(), CancellationToken::new());
+    tokio::spawn(server.serve(listener, routes, end.clone()));
+    end.drop_guard()
 }
 
 // === impl Lobby ===

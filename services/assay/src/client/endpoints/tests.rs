@@ -10,10 +10,10 @@ fn read(text: &str) -> Option<(Option<bool>, String)> {
 #[test]
 fn an_address_is_a_host_and_a_port() {
     let some = |secure, authority: &str| Some((secure, authority.to_owned()));
-    assert_eq!(read("gateway:50051"), some(None, "gateway:50051"));
-    assert_eq!(read("http://127.0.0.1:50051/"), some(Some(false), "127.0.0.1:50051"));
+    assert_eq!(read("gateway:7600"), some(None, "gateway:7600"));
+    assert_eq!(read("http://127.0.0.1:7600/"), some(Some(false), "127.0.0.1:7600"));
     assert_eq!(read("https://rewards.example.com"), some(Some(true), "rewards.example.com:443"));
-    assert_eq!(read("http://[::1]:50051"), some(Some(false), "[::1]:50051"));
+    assert_eq!(read("http://[::1]:7600"), some(Some(false), "[::1]:7600"));
     assert_eq!(read("https://[::1]"), some(Some(true), "[::1]:443"));
     for wrong in
         ["", "gateway", ":1", "a:0", "a:70000", "ftp://a:1", "http://a:1/path", "http://u@a:1", "a b:1", "//a:1"]

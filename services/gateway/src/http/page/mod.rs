@@ -1,16 +1,16 @@
-//! The page for people on the HTTP port, and what it is made of, for those who would rather have JSON.
+//! The page for people, and what it is made of, for those who would rather have JSON.
 //!
 //! | route | answer |
 //! |---|---|
 //! | `GET /` | `page.html`: all of it, with nothing to build and nothing to fetch from elsewhere |
 //! | `GET /api/status` | what `StatusService` says |
-//! | `POST /api/score` | the scores of one prompt's responses, on the same path as `RewardService` |
+//! | `POST /api/score` | the scores of one prompt's responses |
 //!
 //! Enums are in lower case and without their prefix, as in what `assay score` writes.
 
 mod score;
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use proto::v1;
 use service::axum::extract::{DefaultBodyLimit, State};
@@ -22,24 +22,8 @@ use service::axum::middleware::map_response;
 use service::axum::response::{Html, Response};
 use service::axum::routing::{get, post};
 use service::axum::{Json, Router};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::frontend::Frontend;
-use crate::observer::Observer;
-
-/// What the routes share. It does not keep the gateway alive.
-pub(crate) struct Page {
-    pub(crate) observer: Observer,
-    pub(crate) frontend: Weak<Frontend>,
-    /// Nothing new is accepted.
-    pub(crate) ending: CancellationToken,
-    /// What was accepted is given up.
-    pub(crate) ended: CancellationToken,
-    /// Calls that are not answered.
-    pub(crate) calls: TaskTracker,
-    pub(crate) max_message_bytes: usize,
-}
+use super::Door;
 
 const PAGE: &str = include_str!("page.html");
 /// The largest body that is read; whoever has more to score speaks gRPC.
@@ -56,23 +40,18 @@ const HEADERS: [(HeaderName, &str); 4] = [
     (CACHE_CONTROL, "no-store"),
 ];
 
-// === impl Page ===
-
-impl Page {
-    /// The routes.
-    pub(crate) fn router(self) -> Router {
-        let largest = self.max_message_bytes.min(LARGEST_BODY);
-        Router::new()
-            .route("/", get(async || Html(PAGE)))
-            .route("/api/status", get(status))
-            .route("/api/score", post(score::score).layer(DefaultBodyLimit::max(largest)))
-            .layer(map_response(with_headers))
-            .with_state(Arc::new(self))
-    }
+/// The routes.
+pub(super) fn routes(door: &Door) -> Router<Arc<Door>> {
+    let largest = DefaultBodyLimit::max(door.largest.min(LARGEST_BODY));
+    Router::new()
+        .route("/", get(async || Html(PAGE)))
+        .route("/api/status", get(status))
+        .route("/api/score", post(score::score).layer(largest))
+        .layer(map_response(with_headers))
 }
 
-async fn status(State(page): State<Arc<Page>>) -> Json<v1::GetStatusResponse> {
-    Json(page.observer.status().await)
+async fn status(State(door): State<Arc<Door>>) -> Json<v1::GetStatusResponse> {
+    Json(door.observer.status().await)
 }
 
 async fn with_headers(mut response: Response) -> Response {

@@ -1,8 +1,9 @@
-//! A stream of items: each is a request of its own, all of them on the stream's lane. A task reads on as long as few
-//! enough items have no answer, and ends with the client, with the gateway, or when all is answered.
+//! A stream of items: each is a call of its own, all of them on the stream's lane. A task reads on as long as few enough
+//! items have no answer, and ends with the client, with the gateway, or when all is answered.
 
 use std::collections::HashSet;
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use proto::v1;
@@ -11,10 +12,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
-use tracing::Instrument;
 
-use super::scoring::{Turn, not_scored};
-use super::{Call, Counted, Read, Reading, Rewards};
+use super::{Rewards, convert};
+use crate::entrance::{Caller, Counted, Reading, Scored, Turn};
 use crate::problem::Problem;
 
 /// What comes out of a stream.
@@ -22,7 +22,7 @@ type Answer = Result<v1::ScoreStreamResponse, Status>;
 
 struct Session {
     rewards: Rewards,
-    call: Call,
+    caller: Caller,
     turn: Turn,
     /// How the next item without options is read.
     reading: Result<Reading, Problem>,
@@ -36,14 +36,14 @@ const PENDING: usize = 64;
 /// Starts to answer a stream.
 pub(super) fn start(
     rewards: Rewards,
-    call: Call,
+    caller: Caller,
     inbound: Streaming<v1::ScoreStreamRequest>,
     counted: Counted,
 ) -> ReceiverStream<Answer> {
     let (answers, outbound) = mpsc::channel(PENDING);
-    let turn = Turn { lane: rewards.frontend.lane(), waits: true };
-    let reading = rewards.frontend.reading(None);
-    let session = Session { rewards, call, turn, reading, open: HashSet::new() };
+    let turn = rewards.0.turn(true);
+    let reading = rewards.reading(None);
+    let session = Session { rewards, caller, turn, reading, open: HashSet::new() };
     tokio::spawn(async move {
         let ended = session.run(inbound, &answers).await;
         counted.with(ended.as_ref().err().map_or(Code::Ok, Status::code));
@@ -63,9 +63,9 @@ impl Session {
         mut inbound: Streaming<v1::ScoreStreamRequest>,
         answers: &mpsc::Sender<Answer>,
     ) -> Result<(), Status> {
-        let Rewards { ending, ended, frontend } = self.rewards.clone();
-        let (mut ending, mut ended) = (pin!(ending.cancelled()), pin!(ended.cancelled()));
-        let timeout = self.call.timeout.map(|timeout| self.call.received + timeout);
+        let entrance = Arc::clone(&self.rewards.0);
+        let (mut ending, mut ended) = (pin!(entrance.ending.cancelled()), pin!(entrance.ended.cancelled()));
+        let timeout = self.caller.timeout.map(|timeout| self.caller.received + timeout);
         let mut late = pin!(sleep_until(timeout.unwrap_or_else(Instant::now)));
         let mut work = FuturesUnordered::new();
         let (mut reading, mut last_word) = (true, Ok(()));
@@ -79,7 +79,7 @@ impl Session {
                         () = &mut ended => return Err(Problem::ending().into()),
                     }
                 }
-                item = inbound.message(), if reading && work.len() < frontend.stream_items => match item? {
+                item = inbound.message(), if reading && work.len() < entrance.stream_items => match item? {
                     Some(item) => work.push(self.open(item)?),
                     None => reading = false,
                 },
@@ -102,27 +102,27 @@ impl Session {
             return Err(Problem::bad_request("id", format!("the item {id} has no answer yet")));
         }
         if options.is_some() {
-            self.reading = self.rewards.frontend.reading(options.as_ref());
+            self.reading = self.rewards.reading(options.as_ref());
         }
-        let frontend = self.rewards.frontend.clone();
-        let call = self.call.item(frontend.default_timeout);
+        let entrance = Arc::clone(&self.rewards.0);
+        let caller = self.caller.item(entrance.default_timeout);
         let (turn, reading) = (self.turn, self.reading.clone());
-        let receive = tracing::debug_span!(target: STAGE, parent: &call.span, "receive", items = 1);
-        let read = receive.in_scope(|| Read::new("item", item.unwrap_or_default()));
-        let span = call.span.clone();
-        let answer = async move {
-            let conversations = read.conversations;
+        let receive = tracing::debug_span!(target: STAGE, parent: &caller.span, "receive", items = 1);
+        let given = receive.in_scope(|| convert::given(item.unwrap_or_default()));
+        Ok(async move {
+            let conversations = given.conversations;
             let scored = match reading {
-                Ok(reading) => frontend.score(&call, &reading, vec![read], turn).await,
-                Err(error) => Err(error),
+                Ok(reading) => entrance.score(&caller, &reading, vec![given], turn).await,
+                Err(problem) => Err(problem),
             };
             let (item, timing) = match scored {
-                Ok((mut results, timing)) => (results.pop(), timing),
-                Err(problem) => (Some(not_scored(conversations, problem)), v1::Timing::default()),
+                Ok(Scored { mut answers, times }) => {
+                    (answers.pop().map(|answers| convert::result("item", answers)), times.into())
+                }
+                Err(problem) => (Some(convert::refused(conversations, problem)), v1::Timing::default()),
             };
             v1::ScoreStreamResponse { id, item, timing: Some(timing) }
-        };
-        Ok(answer.instrument(span))
+        })
     }
 }
 

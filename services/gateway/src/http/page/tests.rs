@@ -2,7 +2,11 @@
 
 use sha2::{Digest, Sha256};
 
+use ::score::{Outputs, Stamp};
+
 use super::*;
+use crate::core::{ReplicaId, Score};
+use crate::entrance::Answer;
 
 #[test]
 fn the_policy_names_the_script_of_the_page() {
@@ -22,8 +26,11 @@ fn nothing_is_fetched_from_elsewhere_and_no_text_becomes_markup() {
 
 #[test]
 fn a_score_has_its_digits_and_not_those_of_a_double() {
-    let result = proto::v1::Result { score: Some(0.1), status: 2, tokens: 3, ..Default::default() };
-    let text = serde_json::to_string(&score::Scored::from(result)).unwrap();
+    let stamp = Stamp { generation: 1, epoch: 1, step: 1 };
+    let outputs = Outputs { score: 0.1, ..Outputs::default() };
+    let score = Score { outputs, stamp, fingerprint: "f".into(), tokens: 2, replica: ReplicaId(0) };
+    let answer = Answer { result: Ok(score), tokens: 3, truncated_from: 9 };
+    let text = serde_json::to_string(&score::Scored::from(answer)).unwrap();
     assert_eq!(text, r#"{"status":"truncated","score":0.1,"tokens":3,"error":null}"#);
 }
 

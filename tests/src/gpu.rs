@@ -11,15 +11,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use collective::{Collective, Seat, Solo, threads};
+use discovery::Registry;
 use model::{Compute, Config, Device, Dtype, Model, PackedBatch};
+use proto::shard::v1 as wire;
 use score::Partials;
-use shard::Replica;
+use shard::{Replica, WorkerOptions};
 use tests::{GOLDEN, golden};
 
 use self::fake::{Machine, fault};
 use crate::assay::{self, expected, ids};
 use crate::golden::TOLERANCE;
-use crate::replica;
+use crate::{replica, worker};
 
 /// Tokens of the largest step.
 const STEP: usize = 5000;
@@ -131,6 +133,39 @@ fn the_bits_are_those_of_the_host(dtype: Dtype, check: impl Fn(&str, &[f32])) {
             check(name, &found);
         }
     }
+}
+
+/// A worker with one of two ranks, on the GPU of its number.
+fn worker_on_gpu(rank: usize) -> WorkerOptions {
+    let mut options = worker::options(rank..rank + 1, 2);
+    options.ranks.computes =
+        vec![Compute { step_tokens: options.step_tokens, ..compute(Device::Cuda(rank), Dtype::F32) }];
+    options
+}
+
+#[test]
+fn workers_on_gpus_meet_by_the_id_in_the_leaders_welcome_and_by_no_port_of_ours() {
+    Machine::with(2).run("gpu::workers_on_gpus_meet_by_the_id_in_the_leaders_welcome_and_by_no_port_of_ours", || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let registry = Registry::memory();
+            let leader = worker::start(&registry, worker_on_gpu(0)).await;
+            let on_gpu =
+                |version| move |hello| wire::WorkerHello { nccl: Some(wire::Nccl { version, id: vec![] }), ..hello };
+            let welcome = worker::claim_and_join(&registry, on_gpu(22_800)).await.unwrap();
+            let id = welcome.nccl.as_ref().map(|nccl| (nccl.version, nccl.id.len()));
+            assert_eq!((id, &*welcome.collective), (Some((22_800, 128)), ""));
+            // who is of version 1 meets rank 0 over TCP, as before
+            let old = |hello| wire::WorkerHello { protocol: Some(worker::OLD.into()), ..hello };
+            let welcome = worker::claim_and_join(&registry, old).await.unwrap();
+            assert!(welcome.nccl.is_none() && !welcome.collective.is_empty(), "{welcome:?}");
+            leader.abort();
+            let found = worker::score_of_two(worker_on_gpu(0), worker_on_gpu(1)).await;
+            let host = vec![compute(Device::HostKernels, Dtype::F32); 2];
+            let wanted = replica::scores(&mut replica::load_with("gemma2-v4", 2, host), &worker::sequences());
+            assert_eq!(found, wanted);
+        });
+    });
 }
 
 #[test]

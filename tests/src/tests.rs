@@ -12,6 +12,7 @@ mod assay;
 mod authority;
 mod bits;
 mod broken_model;
+mod checksums;
 mod client;
 mod cluster;
 mod device;

@@ -5,7 +5,8 @@
 //! of one process, [`Tcp`] those that are processes, and a [`Seat`] is a place in a collective that is formed anew.
 //! Sums are taken in rank order, so a score does not depend on which rank was quick, nor on how the ranks are joined.
 //!
-//! With the feature `cuda`, any of them can form an `Nccl`: operations on the memory of GPUs, queued in a stream.
+//! With the feature `cuda`, any of them can form an `Nccl`: operations on the memory of GPUs, queued in a stream. Ranks
+//! [`OnGpus`] share nothing else: a [`Ticket`] is what they meet by.
 
 #[cfg(feature = "cuda")]
 mod nccl;
@@ -13,6 +14,7 @@ mod rows;
 mod seat;
 mod tcp;
 mod threads;
+mod ticket;
 
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
@@ -29,6 +31,7 @@ pub use rows::RowSplit;
 pub use seat::Seat;
 pub use tcp::{Session, Tcp};
 pub use threads::{Threads, threads};
+pub use ticket::{OnGpus, Ticket};
 
 /// Why a collective operation did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +114,11 @@ pub trait Collective: Send + Sync {
 
     /// Ends the collective, from any thread: ranks that wait in it return with an error.
     fn abort(&self);
+
+    /// What the ranks meet by on their GPUs, if they share nothing else.
+    fn ticket(&self) -> Option<&Ticket> {
+        None
+    }
 
     /// A rank that is known to have left. This waits for nobody, so a rank may have left all the same.
     #[cfg(feature = "cuda")]

@@ -48,6 +48,11 @@ impl Incarnation {
         Self(number)
     }
 
+    /// Its number.
+    pub const fn number(self) -> u128 {
+        self.0
+    }
+
     /// An incarnation that nobody else has.
     pub fn random() -> Self {
         let half = || u128::from(RandomState::new().build_hasher().finish());

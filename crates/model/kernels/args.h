@@ -26,6 +26,7 @@ struct EmbedArgs {
     void* out;               // [rows, hidden]
     int64_t hidden;
     double scale;
+    uint64_t* checksums;  // [rows], or null: of each token's id and row
 };
 
 // x = the sum of `parts` in order; b = branch_weight ? norm(x) * branch_weight : x; h = residual ? residual + b : b.

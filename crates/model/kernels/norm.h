@@ -3,6 +3,7 @@
 #pragma once
 
 #include "args.h"
+#include "checksum.h"
 #include "machine.h"
 
 constexpr int NORM_SCRATCH = 32;  // floats: one for each warp
@@ -92,18 +93,6 @@ DEVICE void norm(const NormArgs& args, char* shared) {
     for (int64_t i = row.first(); i < args.hidden; i += row.step()) store_pack(out + i, row.normed(i, scale));
 }
 
-// A number's share of the checksum of a row: sums of these do not depend on the order (SplitMix64's finish).
-DEVICE uint64_t mixed(uint64_t i, float value) {
-    union {
-        float value;
-        uint32_t bits;
-    } number = {value};
-    uint64_t x = (i << 32 | number.bits) + 0x9e3779b97f4a7c15ull;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-    return x ^ (x >> 31);
-}
-
 // The last norm, a rank's part of each output in f32, and the checksum of the whole row, for pooled rows.
 template <class T>
 DEVICE void head(const HeadArgs& args, char* shared) {
@@ -125,12 +114,7 @@ DEVICE void head(const HeadArgs& args, char* shared) {
         logit = block_sum(logit, row.scratch);
         if (thread() == 0) args.logits[row.row * args.outputs + output] = logit;
     }
-    for (int mask = WARP / 2; mask > 0; mask /= 2) checksum += shuffle_xor(checksum, mask);
-    auto* sums = reinterpret_cast<unsigned long long*>(row.values);
     sync();  // the row has been read
-    if (lane() == 0) sums[warp()] = checksum;
-    sync();
-    if (thread() != 0) return;
-    for (int other = 1; other < threads() / WARP; other++) checksum += sums[other];
-    args.checksums[row.row] = checksum;
+    checksum = block_checksum(checksum, reinterpret_cast<unsigned long long*>(row.values));
+    if (thread() == 0) args.checksums[row.row] = checksum;
 }

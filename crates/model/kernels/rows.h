@@ -2,19 +2,27 @@
 #pragma once
 
 #include "args.h"
+#include "checksum.h"
 #include "machine.h"
 
 template <class T>
-DEVICE void embed(const EmbedArgs& args, char*) {
+DEVICE void embed(const EmbedArgs& args, char* shared) {
     const int64_t hidden = args.hidden, row = block_x();
-    const T* from = static_cast<const T*>(args.weight) + args.tokens[row] * hidden;
+    const uint32_t token = args.tokens[row];
+    const T* from = static_cast<const T*>(args.weight) + token * hidden;
     T* to = static_cast<T*>(args.out) + row * hidden;
     const float scale = static_cast<float>(args.scale);
+    unsigned long long checksum = thread() == 0 ? mixed(static_cast<uint64_t>(hidden), token) : 0;
     for (int64_t i = thread() * Pack<T>::SIZE; i < hidden; i += threads() * Pack<T>::SIZE) {
         Pack<T> pack = load_pack(from + i);
         for (T& value : pack.values) value = from_float<T>(to_float(value) * scale);
         store_pack(to + i, pack);
+        if (!args.checksums) continue;
+        for (int k = 0; k < Pack<T>::SIZE; k++) checksum += mixed(static_cast<uint64_t>(i + k), to_float(pack.values[k]));
     }
+    if (!args.checksums) return;
+    checksum = block_checksum(checksum, reinterpret_cast<unsigned long long*>(shared));
+    if (thread() == 0) args.checksums[row] = checksum;
 }
 
 template <class T>

@@ -2,10 +2,11 @@
 //! rayon pool, and is computed when it is submitted.
 
 use candle_core::{Device, Tensor};
-use score::Partials;
+use score::checksum::of_embedded;
+use score::{Checksum, Partials};
 
 use crate::architectures::{gemma2, llama, qwen3};
-use crate::batch::PackedBatch;
+use crate::batch::{PackedBatch, along_paths};
 use crate::config::{Architecture, Config};
 use crate::error::Result;
 use crate::forward::{Forward, Pending};
@@ -52,7 +53,7 @@ impl CpuModel {
         })
     }
 
-    fn forward(&self, batch: &PackedBatch) -> Result<Partials> {
+    fn forward(&self, batch: &PackedBatch, checksum: Checksum) -> Result<Partials> {
         let plan = StepPlan::new(batch, self.block_rows);
         let step = Step {
             rope: RopeTable::new(&self.inverse_frequencies, plan.positions),
@@ -60,6 +61,10 @@ impl CpuModel {
             runs: &plan.runs,
         };
         let mut blocks = self.embed(batch, &plan.blocks)?; // (rows, hidden) each
+        let paths = match checksum {
+            Checksum::Row => None,
+            Checksum::Path => Some(along_paths(&batch.segments, &batch.ends, &embedded_checksums(batch, &blocks)?)),
+        };
         let Some((last, inner)) = self.layers.split_last() else { return Ok(Partials::empty(self.head.outputs())) };
         for layer in inner {
             self.keys_values(layer.as_ref(), &blocks, &plan.blocks, &step)?;
@@ -73,7 +78,11 @@ impl CpuModel {
             let h = last.forward(&gather(&blocks, &plan.blocks, rows)?, rows, &step)?; // (pooled rows, hidden)
             self.head.forward(&ops::rms_norm(&h, &self.final_norm)?, &mut partials)?;
         }
-        Ok(partials.select(&plan.pooled_row))
+        let partials = partials.select(&plan.pooled_row);
+        Ok(match paths {
+            Some(paths) => partials.along(&paths),
+            None => partials,
+        })
     }
 
     fn embed(&self, batch: &PackedBatch, blocks: &[Rows]) -> Result<Vec<Tensor>> {
@@ -87,9 +96,19 @@ impl CpuModel {
 }
 
 impl Forward for CpuModel {
-    fn submit(&self, batch: &PackedBatch) -> Result<Pending> {
-        self.forward(batch).map(Pending::ready)
+    fn submit(&self, batch: &PackedBatch, checksum: Checksum) -> Result<Pending> {
+        self.forward(batch, checksum).map(Pending::ready)
     }
+}
+
+/// The checksum of each token's id and embedded row.
+fn embedded_checksums(batch: &PackedBatch, blocks: &[Tensor]) -> Result<Vec<u64>> {
+    let (mut checksums, mut tokens) = (Vec::with_capacity(batch.tokens.len()), batch.tokens.iter());
+    for block in blocks {
+        let (values, (_, hidden)) = (ops::values(block)?, block.dims2()?);
+        checksums.extend(values.chunks_exact(hidden).zip(&mut tokens).map(|(row, &token)| of_embedded(token, row)));
+    }
+    Ok(checksums)
 }
 
 /// Rows that go through a layer together: few enough that the MLP's intermediates stay in the cache, many enough that

@@ -1,20 +1,21 @@
 //! A step on its way: what a device does with a batch, and what will come of it.
 
-use score::Partials;
+use score::{Checksum, Partials};
 
 use crate::batch::PackedBatch;
 use crate::error::Result;
 
 /// What computes a rank's share of steps: one for each kind of device.
 pub(crate) trait Forward: Send + Sync {
-    /// Has a step computed, behind those that were submitted before; the batch has been checked.
+    /// Has a step computed, behind those that were submitted before, with checksums that cover what is said; the batch has
+    /// been checked.
     ///
     /// At most two steps are in flight: this blocks until the last but one is computed, whether or not anybody waits
     /// for it.
     ///
     /// # Errors
     /// If the device refuses, or another rank has left.
-    fn submit(&self, batch: &PackedBatch) -> Result<Pending>;
+    fn submit(&self, batch: &PackedBatch, checksum: Checksum) -> Result<Pending>;
 }
 
 /// The partial logits of a step that was submitted.

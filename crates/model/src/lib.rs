@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use collective::Collective;
-use score::Partials;
+use score::{Checksum, Partials};
 
 pub use self::batch::{PackedBatch, Packer, Segment};
 pub use self::compute::{Compute, Device, Dtype};
@@ -86,16 +86,17 @@ impl Model {
         &self.config
     }
 
-    /// Has this rank compute a step, behind those that it has. At most two are in flight, this blocks beyond.
+    /// Has this rank compute a step, behind those that it has, with checksums that cover what is said. At most two are in
+    /// flight, this blocks beyond.
     ///
     /// All ranks of the replica must be given the same batches in the same order. What is submitted need not be waited
     /// for, but the model must outlive the waiting.
     ///
     /// # Errors
     /// If the batch is larger than a step, a token is outside the vocabulary, or another rank has left.
-    pub fn submit(&self, batch: &PackedBatch) -> Result<Pending> {
+    pub fn submit(&self, batch: &PackedBatch, checksum: Checksum) -> Result<Pending> {
         self.check(batch)?;
-        self.forward.submit(batch)
+        self.forward.submit(batch, checksum)
     }
 
     /// What this rank contributes to each sequence of the batch, in the order in which they were pushed.
@@ -103,7 +104,7 @@ impl Model {
     /// # Errors
     /// Those of [`submit`](Self::submit) and [`Pending::wait`].
     pub fn forward(&self, batch: &PackedBatch) -> Result<Partials> {
-        self.submit(batch)?.wait()
+        self.submit(batch, Checksum::Path)?.wait()
     }
 
     fn check(&self, batch: &PackedBatch) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use score::{Misshapen, Partials, Piece, PieceId, RankStep, Stamp, Tag, Tail, Versions};
+use score::{Checksum, Misshapen, Partials, Piece, PieceId, RankStep, Stamp, Tag, Tail, Versions};
 
 use crate::shard::v1 as wire;
 
@@ -42,6 +42,25 @@ impl TryFrom<wire::RankStep> for RankStep {
     fn try_from(wire::RankStep { rank, stamp }: wire::RankStep) -> Result<Self, String> {
         let stamp = stamp.ok_or_else(|| format!("rank {rank} names no step"))?.into();
         Ok(Self { rank: rank as usize, stamp })
+    }
+}
+
+impl From<Checksum> for wire::Checksum {
+    fn from(checksum: Checksum) -> Self {
+        match checksum {
+            Checksum::Row => Self::Row,
+            Checksum::Path => Self::Path,
+        }
+    }
+}
+
+impl wire::LeaderWelcome {
+    /// What the checksums of the epoch cover; None for a kind that this build does not know.
+    pub fn covers(&self) -> Option<Checksum> {
+        match wire::Checksum::try_from(self.checksum).ok()? {
+            wire::Checksum::Unspecified | wire::Checksum::Row => Some(Checksum::Row),
+            wire::Checksum::Path => Some(Checksum::Path),
+        }
     }
 }
 

@@ -6,10 +6,12 @@
 //! | `promise` | when contributions of ranks are a score, and which |
 //! | `partials` | what ranks contribute |
 //! | `names` | steps, pieces, and conversations in them |
+//! | [`checksum`] | what ranks must have in common |
 //! | `prefix` | what token sequences have in common |
 //! | `protocol` | versions of the inner protocol |
 //! | [`registry`] | where a replica is written down |
 
+pub mod checksum;
 mod names;
 mod partials;
 mod prefix;
@@ -17,6 +19,7 @@ mod promise;
 mod protocol;
 pub mod registry;
 
+pub use self::checksum::Checksum;
 pub use self::names::{Piece, PieceId, Stamp, Tag, Tail};
 pub use self::partials::{Misshapen, Partial, Partials};
 pub use self::prefix::{SHORTEST_SHARE, common_prefix, shared_prefix};

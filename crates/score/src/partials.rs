@@ -1,5 +1,7 @@
 //! What ranks contribute: a short vector and a checksum for each of several things, in two arrays.
 
+use crate::checksum::fold;
+
 /// What one rank contributes to the outputs of one conversation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Partial<'a> {
@@ -82,6 +84,13 @@ impl Partials {
         let values = partial.values.iter().copied().chain(std::iter::repeat(0.0));
         self.values.extend(values.take(self.outputs));
         self.checksums.push(partial.checksum);
+    }
+
+    /// Has each checksum cover the path of its conversation too: `paths` holds what is folded along it.
+    #[must_use]
+    pub fn along(mut self, paths: &[u64]) -> Self {
+        self.checksums.iter_mut().zip(paths).for_each(|(checksum, path)| *checksum = fold(*path, *checksum));
+        self
     }
 
     /// Those at these places, in this order; places where there are none are passed over.

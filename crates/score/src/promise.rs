@@ -5,6 +5,9 @@
 //! A head need not be linear. A linear one is split: each rank contributes its columns of the pooled row times its part
 //! of the head. Any other is computed whole by rank 0, which contributes the outputs; the other ranks contribute zeros,
 //! so that the sum is exact. All ranks send the checksum of the pooled row all the same.
+//!
+//! A checksum that differs is about the conversations that have it: what is wrong with a token or its embedded row on one
+//! rank fails those that saw it (see [`Checksum::Path`](crate::Checksum::Path)), and not the step.
 
 use crate::{Partial, Partials, Stamp};
 

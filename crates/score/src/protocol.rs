@@ -26,7 +26,13 @@ pub struct NoCommonVersion {
 
 impl Versions {
     /// What this build speaks.
-    pub const CURRENT: Self = Self { lowest: 1, highest: 1 };
+    pub const CURRENT: Self = Self { lowest: 1, highest: 2 };
+
+    /// The same without version 1, in which a rank's claim is not proved and checksums cover the pooled row only.
+    #[must_use]
+    pub fn without_1(self) -> Self {
+        Self { lowest: self.lowest.max(2), ..self }
+    }
 
     /// Whether this version may be spoken.
     pub fn contains(self, version: u32) -> bool {

@@ -15,7 +15,7 @@ use std::time::Instant;
 use collective::{Collective, Seat};
 use model::{Compute, Config, Model, PackedBatch, Pending};
 use rayon::ThreadPoolBuilder;
-use score::Partials;
+use score::{Checksum, Partials};
 
 use crate::Error;
 
@@ -48,6 +48,7 @@ pub(crate) type Done = Arc<dyn Fn(usize, Result<Partials, model::Error>) + Send 
 
 struct Job {
     batch: Arc<PackedBatch>,
+    checksum: Checksum,
     done: Done,
 }
 
@@ -125,14 +126,14 @@ impl Ranks {
         self.ranks.iter().for_each(|rank| rank.seat.leave());
     }
 
-    /// Gives a step to all ranks, behind those that they have. `done` is called once for each, on a thread of its own.
+    /// Gives a step to all ranks, behind those that they have, with checksums that cover what is said. `done` is called once for each, on a thread of its own.
     ///
     /// # Errors
     /// [`Error::RankStopped`] if a rank will never answer.
-    pub(crate) fn compute(&self, batch: &Arc<PackedBatch>, done: &Done) -> Result<(), Error> {
+    pub(crate) fn compute(&self, batch: &Arc<PackedBatch>, checksum: Checksum, done: &Done) -> Result<(), Error> {
         for (number, rank) in self.numbers().zip(&self.ranks) {
             let jobs = rank.jobs.as_ref().ok_or(Error::RankStopped(number))?;
-            let job = Job { batch: Arc::clone(batch), done: Arc::clone(done) };
+            let job = Job { batch: Arc::clone(batch), checksum, done: Arc::clone(done) };
             jobs.send(job).map_err(|_| Error::RankStopped(number))?;
         }
         Ok(())
@@ -159,7 +160,7 @@ impl Rank {
             let load = || Model::load(&options.config, &options.weights, collective, &compute);
             let Some(model) = report(pool.install(load), loaded) else { return };
             tell_rate(&options, rank, &compute, started);
-            waiter.serve(inbox, |batch| pool.install(|| model.submit(batch)));
+            waiter.serve(inbox, |batch, checksum| pool.install(|| model.submit(batch, checksum)));
         };
         let thread = Builder::new().name(format!("rank-{rank}")).spawn(work);
         let thread = thread.map_err(|error| failed(error.to_string()))?;
@@ -206,10 +207,10 @@ impl Waiter {
     }
 
     /// Submits what comes and waits for it on the other thread, until no more comes or that thread has stopped.
-    fn serve(self, inbox: Receiver<Job>, submit: impl Fn(&PackedBatch) -> Result<Pending, model::Error>) {
+    fn serve(self, inbox: Receiver<Job>, submit: impl Fn(&PackedBatch, Checksum) -> Result<Pending, model::Error>) {
         let Some(steps) = &self.steps else { return };
-        for Job { batch, done } in inbox {
-            if steps.send((submit(&batch), done)).is_err() {
+        for Job { batch, checksum, done } in inbox {
+            if steps.send((submit(&batch, checksum), done)).is_err() {
                 return;
             }
         }

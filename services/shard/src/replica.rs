@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use collective::{Collective, Solo, threads};
 use model::{Compute, Config, PackedBatch};
-use score::{Disagreement, Partials, add_up_here};
+use score::{Checksum, Disagreement, Partials, add_up_here};
 
 use crate::{Error, Ranks, RanksOptions};
 
@@ -82,7 +82,7 @@ impl Replica {
             // who asked may have given up
             let _ = sender.send((rank, answer));
         });
-        self.ranks.compute(&Arc::new(batch), &(done as crate::ranks::Done))?;
+        self.ranks.compute(&Arc::new(batch), Checksum::Path, &(done as crate::ranks::Done))?;
         Ok(Step { sequences, inbox, answers: Vec::new() })
     }
 

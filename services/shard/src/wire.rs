@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use collective::Ticket;
 use model::{PackedBatch, Segment};
 use proto::shard::v1 as wire;
 use score::Stamp;
@@ -103,6 +104,14 @@ pub(crate) fn work(step: wire::Step) -> Result<Work, String> {
     }
     let batch = Arc::new(PackedBatch { tokens: step.tokens, segments, ends });
     Ok(Work { stamp, batch, trace: (!step.traceparent.is_empty()).then(|| step.traceparent.into()) })
+}
+
+pub(crate) fn ticket(nccl: wire::Nccl) -> Ticket {
+    Ticket { version: nccl.version, id: nccl.id }
+}
+
+pub(crate) fn nccl(ticket: &Ticket) -> wire::Nccl {
+    wire::Nccl { version: ticket.version, id: ticket.id.clone() }
 }
 
 pub(crate) fn to_worker(message: ToWorker) -> wire::JoinResponse {

@@ -1,28 +1,25 @@
-//! A real worker and a peer of the next version: who speaks both versions is served in the one that they share, who speaks
-//! the next one alone is turned away with a code.
+//! A real worker and peers of other versions of the inner protocol: neighbours are served in the version that they share,
+//! who speaks none of them is turned away with a code, and a replica of two versions computes the same bits.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use checkpoint::HubOptions;
 use discovery::etcd_cluster::EtcdCluster;
-use discovery::{EtcdOptions, Incarnation, Key, Registry};
-use proto::Message as _;
+use discovery::{EtcdOptions, Incarnation, Registry};
 use proto::shard::v1 as wire;
+use score::Versions;
+use shard::WorkerOptions;
 use tests::golden;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use wire::attach_response::Message as FromReplica;
-use wire::join_response::Message as FromLeader;
-use wire::leader_service_client::LeaderServiceClient;
-use wire::{ProtocolRange, RankRecord, RankState};
 
 use super::processes::{MODEL, Process, STEP};
-use crate::{replica, worker};
+use crate::replica;
+use crate::worker::{self, OLD};
 
-const BOTH: ProtocolRange = ProtocolRange { lowest: 1, highest: 2 };
-const NEXT: ProtocolRange = ProtocolRange { lowest: 2, highest: 2 };
-const NONE_IN_COMMON: &str = "no common version of the inner protocol: 1 to 1 here, 2 to 2 there";
+const BOTH: Versions = Versions { lowest: 2, highest: 3 };
+const NEXT: Versions = Versions { lowest: 3, highest: 3 };
+const NONE_IN_COMMON: &str = "no common version of the inner protocol: 1 to 2 here, 3 to 3 there";
 const LONG: Duration = Duration::from_secs(30);
 
 /// A worker with some ranks of the replica `a`, and the registry in which it is.
@@ -47,87 +44,72 @@ fn refused<T>(result: Result<T, Status>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_of_the_next_version_is_served_if_it_speaks_this_one() {
+async fn a_gateway_of_another_version_is_served_if_it_speaks_this_one() {
     let folder = tempfile::tempdir().unwrap();
     let (_etcd, registry, _worker) = start("0..1", 1, folder.path()).await;
     let record = worker::serving(&registry, 0).await;
     let located = checkpoint::locate(golden(MODEL).to_str().unwrap(), &HubOptions::default()).unwrap();
-    let hello = |protocol| wire::GatewayHello {
-        protocol: Some(protocol),
-        gateway: "next".to_owned(),
+    let hello = |protocol: Versions| wire::GatewayHello {
+        protocol: Some(protocol.into()),
+        gateway: "other".to_owned(),
         epoch: record.epoch,
         text_digest: located.text_digest().unwrap().to_string(),
     };
     refused(worker::introduce(&record, hello(NEXT)).await);
-    let (line, mut answers) = worker::introduce(&record, hello(BOTH)).await.unwrap();
-    match answers.message().await.unwrap().unwrap().message.unwrap() {
-        FromReplica::Welcome(welcome) => assert_eq!(welcome.protocol, 1),
-        other => panic!("{other:?}"),
-    }
     let sequences = worker::sequences();
-    for (number, sequence) in sequences.iter().enumerate() {
-        worker::say(&line, worker::piece(number as u64, &[sequence])).await;
-    }
-    let sums = tokio::time::timeout(LONG, worker::sums(&mut answers, sequences.len())).await.unwrap();
-    assert_eq!(sums, replica::scores(&mut replica::load(MODEL, 1, 1), &sequences));
-}
-
-/// What a leader says to a worker that owns rank 1.
-async fn join(record: &RankRecord, epoch: u64, protocol: ProtocolRange) -> Result<wire::LeaderWelcome, Status> {
-    let mut leader = LeaderServiceClient::connect(format!("http://{}", record.address)).await.unwrap();
-    let (line, outgoing) = mpsc::channel(8);
-    let hello = wire::WorkerHello {
-        protocol: Some(protocol),
-        epoch,
-        first_rank: 1,
-        ranks: 1,
-        generation: record.generation,
-        fingerprint: record.fingerprint.clone(),
-    };
-    let hello = wire::join_request::Message::Hello(hello);
-    line.send(wire::JoinRequest { message: Some(hello) }).await.unwrap();
-    let mut messages = leader.join(ReceiverStream::new(outgoing)).await?.into_inner();
-    match messages.message().await?.and_then(|first| first.message) {
-        Some(FromLeader::Welcome(welcome)) => Ok(welcome),
-        other => panic!("{other:?}"),
+    let expected = replica::scores(&mut replica::load(MODEL, 1, 1), &sequences);
+    for (speaks, spoken) in [(OLD, 1), (BOTH, 2)] {
+        let (line, mut answers) = worker::introduce(&record, hello(speaks)).await.unwrap();
+        match answers.message().await.unwrap().unwrap().message.unwrap() {
+            FromReplica::Welcome(welcome) => assert_eq!((welcome.protocol, welcome.outputs), (spoken, 1)),
+            other => panic!("{other:?}"),
+        }
+        for (number, sequence) in sequences.iter().enumerate() {
+            worker::say(&line, worker::piece(number as u64, &[sequence])).await;
+        }
+        let sums = tokio::time::timeout(LONG, worker::sums(&mut answers, sequences.len())).await.unwrap();
+        assert_eq!(sums, expected, "version {spoken}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_of_the_next_version_is_taken_in_if_it_speaks_this_one() {
+async fn a_worker_of_another_version_is_taken_in_if_it_speaks_this_one_and_has_its_claim() {
     let folder = tempfile::tempdir().unwrap();
     let (_etcd, registry, _leader) = start("0..1", 2, folder.path()).await;
-    let replica = Key::new("replicas/a").unwrap();
-    let record_of = |key: Key, registry: Registry| async move {
-        let members = registry.list(&key.folder()).await.unwrap();
-        members.into_iter().find(|member| member.key == key)
-    };
-    let end = Instant::now() + LONG;
-    let leader = loop {
-        let member = record_of(replica.join("ranks/0").unwrap(), registry.clone()).await;
-        let record = member.map(|member| RankRecord::decode(&*member.value).unwrap());
-        match record {
-            Some(record) if record.state() == RankState::Ready => break record,
-            record => assert!(Instant::now() < end, "not ready: {record:?}"),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    // rank 1 is ready too, as far as the registry knows
-    let keys = [replica.join("ranks/1").unwrap()];
-    let _claim = registry.claim(&keys, Incarnation::random(), &leader.encode_to_vec()).await.unwrap();
-    let welcome = loop {
-        let member = record_of(replica.join("epoch").unwrap(), registry.clone()).await;
-        if let Some(epoch) = member.map(|member| member.revision) {
-            refused(join(&leader, epoch, NEXT).await);
-            match join(&leader, epoch, BOTH).await {
-                Ok(welcome) => break welcome,
-                // the epoch that was open is over, and there is another
-                Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
-            }
-        }
-        assert!(Instant::now() < end, "nobody is taken in");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    assert_eq!(welcome.protocol, 1);
-    assert!(welcome.collective.starts_with("127.0.0.1:"), "{welcome:?}");
+    let speaking = |versions: Versions| move |hello| wire::WorkerHello { protocol: Some(versions.into()), ..hello };
+    refused(worker::claim_and_join(&registry, speaking(NEXT)).await);
+    let stranger =
+        |hello| wire::WorkerHello { incarnation: Incarnation::random().number().to_be_bytes().to_vec(), ..hello };
+    let status = worker::claim_and_join(&registry, stranger).await.unwrap_err();
+    assert_eq!(status.message(), "this worker does not hold the claim of rank 1");
+    let welcome = worker::claim_and_join(&registry, speaking(BOTH)).await.unwrap();
+    assert_eq!((welcome.protocol, welcome.checksum()), (2, wire::Checksum::Path));
+    assert!(welcome.collective.starts_with("127.0.0.1:") && welcome.nccl.is_none(), "{welcome:?}");
+    // version 1 proves nothing, and checks the pooled row
+    let old = |hello| wire::WorkerHello { protocol: Some(OLD.into()), incarnation: Vec::new(), ..hello };
+    let welcome = worker::claim_and_join(&registry, old).await.unwrap();
+    assert_eq!((welcome.protocol, welcome.checksum()), (1, wire::Checksum::Row));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_and_a_worker_of_version_1_are_a_replica_whoever_leads() {
+    let expected = replica::scores(&mut replica::load(MODEL, 2, 2), &worker::sequences());
+    for (own, others) in [(0..1, "1..2"), (1..2, "0..1")] {
+        let folder = tempfile::tempdir().unwrap();
+        let (_etcd, registry, _process) = start(others, 2, folder.path()).await;
+        let fingerprint = worker::record(&registry, if own.start == 0 { 1 } else { 0 }).await.fingerprint;
+        let located = checkpoint::locate(golden(MODEL).to_str().unwrap(), &HubOptions::default()).unwrap();
+        let text_digest = located.text_digest().unwrap().to_string();
+        let options = WorkerOptions {
+            protocol: OLD,
+            fingerprint,
+            text_digest: text_digest.clone(),
+            step_tokens: STEP.parse().unwrap(),
+            ..worker::options(own.clone(), 2)
+        };
+        let old = worker::start(&registry, options).await;
+        let scores = worker::score(&worker::serving(&registry, 0).await, &text_digest).await;
+        assert_eq!(scores, expected, "{own:?} of version 1");
+        old.abort();
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::{CudaStream, DriverError, result};
 use cudarc::nccl::sys::{cudaStream_t, ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 
-use super::backend::{Backend, Comm, ID, Id, Status};
+use super::backend::{Backend, Comm, Id, Status};
 use super::library::Library;
 use super::transfers::{Copy, Transfer};
 use super::{Dtype, Row};
@@ -98,10 +98,7 @@ impl Backend for Device {
     }
 
     fn unique_id(&self) -> Result<Id, Error> {
-        let mut id = ncclUniqueId { internal: [0; ID] };
-        // SAFETY: the id goes to where the pointer points
-        self.library.done("ncclGetUniqueId", unsafe { (self.library.get_unique_id)(&mut id) })?;
-        Ok(id.internal.map(|byte| byte as u8))
+        self.library.unique_id()
     }
 
     fn init(&self, id: &Id, rank: usize, world_size: usize) -> Result<Comm, Error> {

@@ -10,6 +10,7 @@ use candle_core::{Device as TensorDevice, Tensor};
 
 use super::Nccl;
 use super::backend::{Backend, ID, Id};
+use crate::Ticket;
 use crate::{Collective, Error};
 
 /// Forms this rank's end. If that fails, `control` is aborted, for the other ranks would wait in vain.
@@ -32,32 +33,48 @@ where
 {
     let (rank, world_size) = (control.rank(), control.world_size());
     let backend = backend()?;
-    // A thread of rank 0's NCCL waits for the ranks of every id that was made, for ever if they do not come. So there is
-    // an id only when all ranks are here with a library.
-    agree_on_version(control, backend.version()?)?;
-    let id = match rank {
-        0 => Some(backend.unique_id()?),
-        _ => None,
+    let id = match control.ticket() {
+        Some(ticket) => id_of(ticket, backend.version()?)?,
+        None => agree(control, &*backend)?,
     };
-    let id = share_id(control, id)?;
     let comm = Mutex::new(Some(backend.init(&id, rank, world_size)?));
     let nccl = Nccl { rank, world_size, patience, backend, comm };
     let left = || cancelled.load(Ordering::SeqCst).then_some(rank).or_else(|| control.left());
     nccl.settle("form a communicator", patience, &left)?;
-    // who is done must not go before all are: the others would take it for a rank that has failed
-    share(control, (rank == 0).then_some(&[0]))?;
+    if control.ticket().is_none() {
+        // who is done must not go before all are: the others would take it for a rank that has failed
+        share(control, (rank == 0).then_some(&[0]))?;
+    }
     Ok(nccl)
 }
 
+/// The id that a ticket names, for a rank with this version of NCCL.
+fn id_of(ticket: &Ticket, own: u32) -> Result<Id, Error> {
+    check_version(own, ticket.version)?;
+    let problem = || format!("rank 0's id has {} bytes, {ID} are expected", ticket.id.len());
+    let id = ticket.id.as_slice().try_into();
+    id.map_err(|_| Error::Nccl { operation: "form a communicator", problem: problem() })
+}
+
+/// Has all ranks of a collective agree on rank 0's id: how ranks of one process meet, and workers of protocol 1.
+///
+/// A thread of rank 0's NCCL waits for the ranks of every id that was made, for ever if they do not come. So there is an id
+/// only when all ranks are here with a library.
+fn agree<C: Collective + ?Sized>(control: &C, backend: &dyn Backend) -> Result<Id, Error> {
+    let (own, leads) = (backend.version()?, control.rank() == 0);
+    let leaders = share(control, leads.then_some(&own.to_le_bytes()))?;
+    check_version(own, u32::from_le_bytes(leaders))?;
+    let id = leads.then(|| backend.unique_id()).transpose()?;
+    share_id(control, id)
+}
+
 /// Ranks of different versions may not understand each other, and would say so less clearly.
-fn agree_on_version<C: Collective + ?Sized>(control: &C, own: u32) -> Result<(), Error> {
-    let bytes = own.to_le_bytes();
-    let leaders = share(control, (control.rank() == 0).then_some(&bytes))?;
-    if leaders == bytes {
-        return Ok(());
+fn check_version(own: u32, leaders: u32) -> Result<(), Error> {
+    let problem = || format!("this rank has NCCL {}, rank 0 has {}", dotted(own), dotted(leaders));
+    match own == leaders {
+        true => Ok(()),
+        false => Err(Error::Nccl { operation: "form a communicator", problem: problem() }),
     }
-    let problem = format!("this rank has NCCL {}, rank 0 has {}", dotted(own), dotted(u32::from_le_bytes(leaders)));
-    Err(Error::Nccl { operation: "form a communicator", problem })
 }
 
 /// Brings rank 0's id to all ranks.

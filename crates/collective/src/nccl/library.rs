@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use cudarc::nccl::sys::{cudaStream_t, ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 
-use super::backend::Status;
+use super::backend::{ID, Id, Status};
 use crate::Error;
 
 /// Where NCCL may be: the name that programs link to, then that of development packages.
@@ -89,6 +89,14 @@ impl Library {
         // SAFETY: the version goes to where the pointer points
         self.done("ncclGetVersion", unsafe { (self.get_version)(&mut version) })?;
         Ok(version.unsigned_abs())
+    }
+
+    /// What ranks form a communicator by.
+    pub(super) fn unique_id(&self) -> Result<Id, Error> {
+        let mut id = ncclUniqueId { internal: [0; ID] };
+        // SAFETY: the id goes to where the pointer points
+        self.done("ncclGetUniqueId", unsafe { (self.get_unique_id)(&mut id) })?;
+        Ok(id.internal.map(|byte| byte as u8))
     }
 
     /// What a call returned: done, not yet, or an error.

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use cudarc::driver::CudaStream;
 
-use crate::{Collective, Error, RowSplit};
+use crate::{Collective, Error, RowSplit, Ticket};
 use backend::{Backend, Comm, Status};
 use device::Device;
 use library::Library;
@@ -66,6 +66,17 @@ pub struct Nccl {
     backend: Box<dyn Backend>,
     /// None once it has been aborted. The lock is held for one call of NCCL at a time, and none of them waits.
     comm: Mutex<Option<Comm>>,
+}
+
+/// The version of the NCCL that is there.
+pub(crate) fn version() -> Result<u32, Error> {
+    Library::get()?.version()
+}
+
+/// What ranks form a communicator by, which this process makes up.
+pub(crate) fn issue() -> Result<Ticket, Error> {
+    let library = Library::get()?;
+    Ok(Ticket { version: library.version()?, id: library.unique_id()?.to_vec() })
 }
 
 // === impl Dtype ===

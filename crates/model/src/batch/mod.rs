@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use score::checksum::fold;
 use score::{SHORTEST_SHARE, common_prefix, shared_prefix};
 
 /// A run of tokens that a step computes once.
@@ -58,6 +59,16 @@ impl PackedBatch {
         }
         self.ends.iter().map(|&end| own[end]).collect()
     }
+}
+
+/// For each of the sequences that end at `ends`, the checksums of its tokens' `rows`, folded from its first to its last.
+pub(crate) fn along_paths(segments: &[Segment], ends: &[usize], rows: &[u64]) -> Vec<u64> {
+    let mut folded: Vec<u64> = Vec::with_capacity(segments.len());
+    for segment in segments {
+        let before = segment.parent.map_or(0, |parent| folded[parent]);
+        folded.push(rows[segment.rows.clone()].iter().fold(before, |path, &row| fold(path, row)));
+    }
+    ends.iter().map(|&end| folded[end]).collect()
 }
 
 // === impl Packer ===

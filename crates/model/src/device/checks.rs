@@ -3,6 +3,8 @@
 //! Each check draws its inputs, rounds them to the device's numbers, computes in float64 what the kernel should, and
 //! compares. Shapes are chosen to meet the borders: rows that are no multiple of a tile, windows, shared prefixes.
 
+use score::Checksum;
+
 use super::kernels::{Attention, Embed, Gated, Gather, Head, Kernels, Norm, Rope, RopeTable};
 use super::numbers::{from_bytes, round, to_bytes};
 use super::plan::DevicePlan;
@@ -37,7 +39,8 @@ impl Check {
 /// If the device refuses.
 pub(crate) fn run(device: &dyn Device) -> Result<Vec<Check>> {
     let lab = Lab { device };
-    let mut checks = vec![lab.embed()?, lab.gated("gelu", true)?, lab.gated("silu", false)?, lab.gather()?];
+    let mut checks = lab.embed()?;
+    checks.extend([lab.gated("gelu", true)?, lab.gated("silu", false)?, lab.gather()?]);
     checks.push(lab.matmul(70, 192, 128)?);
     checks.push(lab.matmul(1, 64, 256)?);
     for (name, parts, residual, branch) in [
@@ -130,16 +133,30 @@ impl Lab<'_> {
         }
     }
 
-    fn embed(&self) -> Result<Check> {
+    fn embed(&self) -> Result<Vec<Check>> {
         let (vocab, hidden, scale) = (50, 192, 13.5);
         let weight = self.draw(1, vocab * hidden, 2.0)?;
         let tokens: Vec<u32> = (0..37).map(|i| i * 7 % 50).collect();
         let (ids, out) = (self.words(&tokens)?, self.room(tokens.len() * hidden)?);
-        let embed = Embed { tokens: ids.address(), weight: weight.address(), out: out.address(), hidden, scale };
+        let (tokens_at, checksums) = (ids.address(), self.words(&vec![0; 2 * tokens.len()])?);
+        let (weight_at, out_at, checksums_at) = (weight.address(), out.address(), checksums.address());
+        let embed = Embed { tokens: tokens_at, weight: weight_at, out: out_at, hidden, scale, checksums: checksums_at };
         self.kernels().embed(&embed, tokens.len())?;
         let row = |&token: &u32| &weight.values[token as usize * hidden..][..hidden];
         let reference: Vec<f64> = tokens.iter().flat_map(|token| row(token).iter().map(|x| x * scale)).collect();
-        Ok(self.check("embedding".into(), &self.read(&out, reference.len())?, &reference))
+        let rows = self.read(&out, reference.len())?;
+        // a token's id counts like the number behind its row
+        let share = |(place, bits): (usize, u32)| hash::mixed((place as u64) << 32 | u64::from(bits), 0);
+        let of_row = |(row, &token): (&[f64], &u32)| {
+            let bits = row.iter().map(|x| (*x as f32).to_bits()).chain([token]);
+            bits.enumerate().map(share).fold(0, u64::wrapping_add)
+        };
+        let expected: Vec<u64> = rows.chunks_exact(hidden).zip(&tokens).map(of_row).collect();
+        let mut sums = vec![0; tokens.len() * 8];
+        self.device.download(checksums.address(), &mut sums)?;
+        let good = sums.as_chunks().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).eq(expected);
+        let checksum = self.check("checksums of embedded rows".into(), &[f64::from(u8::from(good))], &[1.0]);
+        Ok(vec![self.check("embedding".into(), &rows, &reference), checksum])
     }
 
     fn gather(&self) -> Result<Check> {
@@ -301,7 +318,7 @@ impl Lab<'_> {
         let (queries, keys) = (self.draw(15, rows * query_width, 4.0)?, self.draw(16, rows * key_width, 4.0)?);
         let values = self.draw(17, rows * key_width, 2.0)?;
         let out = self.room(rows * query_width)?;
-        let plan = DevicePlan::new(&batch);
+        let plan = DevicePlan::new(&batch, Checksum::Path);
         let bytes = plan.bytes();
         let sent = self.device.allocate(bytes.len())?;
         self.device.upload(sent.address(), &bytes)?;

@@ -4,10 +4,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use score::Partials;
+use score::{Checksum, Partials};
 
-use super::plan::{CHECKSUM_BYTES, DevicePlan};
+use super::plan::DevicePlan;
 use super::{Device, Slot};
+use crate::batch::along_paths;
 use crate::error::{Error, Result};
 
 /// Steps that are planned, sent or computed at the same time.
@@ -30,7 +31,7 @@ struct Board {
 pub(super) struct Flight(Mutex<State>);
 
 enum State {
-    Flying { slot: Box<dyn Slot>, pooled: usize, pooled_row: Vec<usize> },
+    Flying { slot: Box<dyn Slot>, plan: DevicePlan },
     Landed(Result<Partials>),
     Taken,
 }
@@ -62,8 +63,7 @@ impl Flights {
             self.board().free.push(slot);
             return Err(error);
         }
-        let DevicePlan { pooled, pooled_row, .. } = plan;
-        let flight = Arc::new(Flight(Mutex::new(State::Flying { slot, pooled, pooled_row })));
+        let flight = Arc::new(Flight(Mutex::new(State::Flying { slot, plan })));
         self.board().flying.push_back(Arc::clone(&flight));
         Ok(flight)
     }
@@ -87,20 +87,25 @@ impl Flights {
     /// Waits for a step unless somebody has, and makes its slot free.
     fn land(&self, flight: &Flight) {
         let mut state = flight.state();
-        let State::Flying { slot, pooled, pooled_row } = &mut *state else { return };
-        let landed = slot.wait().and_then(|results| self.partials(results, *pooled, pooled_row));
+        let State::Flying { slot, plan } = &mut *state else { return };
+        let landed = slot.wait().and_then(|results| self.partials(results, plan));
         if let State::Flying { slot, .. } = std::mem::replace(&mut *state, State::Landed(landed)) {
             self.board().free.push(slot);
         }
     }
 
-    /// Results of pooled rows, checksums first, as those of sequences.
-    fn partials(&self, results: &[u8], pooled: usize, pooled_row: &[usize]) -> Result<Partials> {
-        let (checksums, logits) = results.split_at(pooled * CHECKSUM_BYTES);
-        let checksums = checksums.as_chunks().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect();
+    /// Results of rows, as those of sequences.
+    fn partials(&self, results: &[u8], plan: &DevicePlan) -> Result<Partials> {
+        let (embedded, results) = results.split_at(plan.embedded_bytes());
+        let (pooled, logits) = results.split_at(plan.pooled_bytes());
+        let checksums = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).collect();
         let logits = logits.as_chunks().0.iter().map(|bytes| f32::from_ne_bytes(*bytes)).collect();
-        let partials = Partials::new(self.outputs, logits, checksums);
-        Ok(partials.map_err(|error| Error::Device(error.to_string()))?.select(pooled_row))
+        let partials = Partials::new(self.outputs, logits, checksums(pooled));
+        let partials = partials.map_err(|error| Error::Device(error.to_string()))?.select(&plan.pooled_row);
+        Ok(match plan.checksum {
+            Checksum::Row => partials,
+            Checksum::Path => partials.along(&along_paths(&plan.segments, &plan.ends, &checksums(embedded))),
+        })
     }
 
     /// A slot, after the oldest step if too many are in flight.

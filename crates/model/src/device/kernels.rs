@@ -50,7 +50,10 @@ macro_rules! arguments {
     };
 }
 
-arguments!(Embed { tokens: Address, weight: Address, out: Address, hidden: usize, scale: f64 });
+arguments!(
+    /// `checksums`, if any, of each token's id and row.
+    Embed { tokens: Address, weight: Address, out: Address, hidden: usize, scale: f64, checksums: Address }
+);
 arguments!(
     /// x is the sum of the parts; b its own norm, if `branch_weight`; h = residual + b; out = norm(h) * weight.
     Norm {
@@ -154,7 +157,7 @@ pub(crate) struct Kernels<'a> {
 
 impl Kernels<'_> {
     pub(crate) fn embed(&self, arguments: &Embed, rows: usize) -> Result<()> {
-        self.launch("embed", [rows, 1], (self.row_threads(arguments.hidden), 0), &arguments.words())
+        self.launch("embed", [rows, 1], (self.row_threads(arguments.hidden), WARP * 8), &arguments.words())
     }
 
     pub(crate) fn norm(&self, arguments: &Norm, rows: usize) -> Result<()> {

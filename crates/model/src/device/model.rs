@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use score::Partials;
+use score::{Checksum, Partials};
 
 use super::flight::Flights;
 use super::kernels::{Attention, Embed, Gated, Gather, Head, Kernels, Norm, Rope, RopeTable};
 use super::layers::{DeviceLayer, DeviceWeights};
 use super::loader::{DeviceLoader, Source};
-use super::plan::{CHECKSUM_BYTES, DevicePlan, PlanAddresses};
+use super::plan::{DevicePlan, PlanAddresses};
 use super::reduce::{Join, Reduction};
 use super::room::{Room, check_memory};
 use super::shape::{Shape, matrix_shapes};
@@ -82,7 +82,7 @@ impl DeviceModel {
     fn enqueue(&self, plan: &DevicePlan, slot: &mut dyn Slot) -> Result<()> {
         slot.send(&plan.bytes())?;
         let at = plan.at(slot.plan());
-        self.begin(plan, &at)?;
+        self.begin(plan, &at, slot.results())?;
         let Some((last, inner)) = self.weights.layers.split_last() else { return Ok(()) };
         for (layer, next) in inner.iter().zip(self.weights.layers.iter().skip(1)) {
             self.attend(layer, plan, &at)?;
@@ -93,11 +93,11 @@ impl DeviceModel {
             self.reduction().join(&Join { weight: next.norms.before_attention, ..joined })?;
         }
         self.finish(last, plan, (&at, slot.results()))?;
-        slot.receive(DevicePlan::result_bytes(plan.pooled, self.shape.config.outputs()))
+        slot.receive(plan.result_bytes(self.shape.config.outputs()))
     }
 
-    /// The embedding, its norm, and the tables of the positions' angles.
-    fn begin(&self, plan: &DevicePlan, at: &PlanAddresses) -> Result<()> {
+    /// The embedding, its norm, and the tables of the positions' angles. Checksums of embedded rows go to `results`.
+    fn begin(&self, plan: &DevicePlan, at: &PlanAddresses, results: Address) -> Result<()> {
         let (config, room, kernels) = (&self.shape.config, &self.room, self.kernels());
         let hidden = config.hidden;
         let embed = Embed {
@@ -106,6 +106,7 @@ impl DeviceModel {
             out: room.partial,
             hidden,
             scale: self.shape.embedding_scale,
+            checksums: if plan.checksum == Checksum::Path { results } else { Address::NONE },
         };
         kernels.embed(&embed, plan.rows)?;
         let Some(first) = self.weights.layers.first() else { return Ok(()) };
@@ -222,7 +223,8 @@ impl DeviceModel {
         let norm = Norm { residual_out: Address::NONE, ..reduction.join_whole(&joined, x)? };
         let shape = &self.shape;
         let own = share(shape.config.hidden, shape.rank, shape.world_size);
-        let (checksums, logits) = (results, results + pooled * CHECKSUM_BYTES);
+        let checksums = results + plan.embedded_bytes();
+        let logits = checksums + plan.pooled_bytes();
         let (first, columns, outputs) = (own.start, own.len(), shape.config.outputs());
         let head = Head { weight: self.weights.head, first, columns, outputs, logits, checksums };
         self.kernels().head(&norm, &head, pooled)
@@ -293,12 +295,12 @@ impl Drop for DeviceModel {
 }
 
 impl Forward for Arc<DeviceModel> {
-    fn submit(&self, batch: &PackedBatch) -> Result<Pending> {
+    fn submit(&self, batch: &PackedBatch, checksum: Checksum) -> Result<Pending> {
         if batch.ends.is_empty() {
             return Ok(Pending::ready(Partials::empty(self.shape.config.outputs())));
         }
         let model = Self::clone(self);
-        let flight = self.flights.start(DevicePlan::new(batch), |plan, slot| self.enqueue(plan, slot))?;
+        let flight = self.flights.start(DevicePlan::new(batch, checksum), |plan, slot| self.enqueue(plan, slot))?;
         Ok(Pending::later(move || model.flights.finish(&flight)))
     }
 }

@@ -1,8 +1,10 @@
 //! A step as the kernels read it: one buffer of words that goes to the device in one copy.
 
+use score::Checksum;
+
 use super::kernels::TILE_ROWS;
 use super::{Address, SlotSizes};
-use crate::batch::PackedBatch;
+use crate::batch::{PackedBatch, Segment};
 
 /// A step, ready to be sent to a device.
 #[derive(Debug)]
@@ -14,6 +16,10 @@ pub(crate) struct DevicePlan {
     places: Places,
     /// For each sequence: which pooled row is its own.
     pub(crate) pooled_row: Vec<usize>,
+    /// What the checksums cover, and the tree that they are folded along.
+    pub(crate) checksum: Checksum,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) ends: Vec<usize>,
 }
 
 /// Where the parts of a plan begin, in words.
@@ -42,15 +48,16 @@ pub(crate) struct PlanAddresses {
 
 /// Words of a tile and of a segment: kernels/args.h.
 const RECORD: usize = 4;
-/// The first result of a pooled row: the checksums of all rows come first, then the logits, [pooled, outputs].
-pub(crate) const CHECKSUM_BYTES: usize = 8;
+/// Bytes of a checksum. The results are those of embedded rows, if they are wanted, those of pooled rows, and then the
+/// logits, [pooled, outputs].
+const CHECKSUM_BYTES: usize = 8;
 /// The most words of a plan for each token of a step: there may be as many tiles, segments and pooled rows as tokens.
 const MOST_WORDS: usize = 3 * RECORD + 4;
 
 // === impl DevicePlan ===
 
 impl DevicePlan {
-    pub(crate) fn new(batch: &PackedBatch) -> Self {
+    pub(crate) fn new(batch: &PackedBatch, checksum: Checksum) -> Self {
         let mut ending = batch.ends.clone();
         ending.sort_unstable();
         ending.dedup();
@@ -88,6 +95,9 @@ impl DevicePlan {
             tiles: tiles.len(),
             places,
             pooled_row: batch.ends.iter().map(|end| ending.binary_search(end).unwrap_or_default()).collect(),
+            checksum,
+            segments: batch.segments.clone(),
+            ends: batch.ends.clone(),
         }
     }
 
@@ -113,14 +123,27 @@ impl DevicePlan {
         }
     }
 
-    /// Bytes of the results of so many pooled rows.
-    pub(crate) fn result_bytes(pooled: usize, outputs: usize) -> usize {
-        pooled * (CHECKSUM_BYTES + outputs * 4)
+    /// Bytes of the embedded rows' checksums, which are the first results.
+    pub(crate) fn embedded_bytes(&self) -> usize {
+        match self.checksum {
+            Checksum::Row => 0,
+            Checksum::Path => self.rows * CHECKSUM_BYTES,
+        }
+    }
+
+    /// Bytes of the pooled rows' checksums, which come next.
+    pub(crate) fn pooled_bytes(&self) -> usize {
+        self.pooled * CHECKSUM_BYTES
+    }
+
+    /// Bytes of all results.
+    pub(crate) fn result_bytes(&self, outputs: usize) -> usize {
+        self.embedded_bytes() + self.pooled_bytes() + self.pooled * outputs * 4
     }
 
     /// The most bytes of a plan of `tokens` tokens, and of its results: every row may be pooled.
     pub(crate) fn most_bytes(tokens: usize, outputs: usize) -> SlotSizes {
-        SlotSizes { upload: tokens * MOST_WORDS * 4, download: Self::result_bytes(tokens, outputs) }
+        SlotSizes { upload: tokens * MOST_WORDS * 4, download: tokens * (2 * CHECKSUM_BYTES + outputs * 4) }
     }
 }
 

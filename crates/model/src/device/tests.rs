@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use collective::{Collective, Solo, threads};
-use score::{Partials, add_up_here};
+use score::{Checksum, Partials, add_up_here};
 use serde_json::Value;
 
 use super::host::HostDevice;
@@ -74,7 +74,7 @@ fn step(sequences: &[Arc<[u32]>]) -> crate::PackedBatch {
 fn scores(ranks: &[Arc<DeviceModel>], sequences: &[Arc<[u32]>]) -> Vec<f32> {
     let batch = step(sequences);
     let ranks: Vec<Partials> = std::thread::scope(|scope| {
-        let compute = |rank: &Arc<DeviceModel>| rank.submit(&batch).unwrap().wait().unwrap();
+        let compute = |rank: &Arc<DeviceModel>| rank.submit(&batch, Checksum::Path).unwrap().wait().unwrap();
         let running: Vec<_> = ranks.iter().map(|rank| scope.spawn(move || compute(rank))).collect();
         running.into_iter().map(|rank| rank.join().unwrap()).collect()
     });
@@ -140,8 +140,9 @@ fn steps_in_flight_do_not_disturb_each_other() {
     let golden = Golden::open("llama-sharded");
     let rank = golden.rank(Dtype::F32, Arc::new(Solo));
     let batches: Vec<_> = golden.sequences(5).iter().map(|one| step(std::slice::from_ref(one))).collect();
-    let alone: Vec<_> = batches.iter().map(|batch| rank.submit(batch).unwrap().wait().unwrap()).collect();
-    let flying: Vec<_> = batches.iter().map(|batch| rank.submit(batch).unwrap()).collect();
+    let alone: Vec<_> =
+        batches.iter().map(|batch| rank.submit(batch, Checksum::Path).unwrap().wait().unwrap()).collect();
+    let flying: Vec<_> = batches.iter().map(|batch| rank.submit(batch, Checksum::Path).unwrap()).collect();
     let together: Vec<_> = flying.into_iter().map(|pending| pending.wait().unwrap()).collect();
     assert_eq!(alone, together);
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use collective::{Collective, Solo};
-use score::Partials;
+use score::{Checksum, Partials};
 
 pub use self::matmuls::{MatmulRate, RowTrial, rows};
 use crate::batch::PackedBatch;
@@ -212,7 +212,7 @@ impl Trial {
         if tokens > most {
             return Err(Error::Sequence(format!("a step of {tokens} tokens is more than the {most} planned for")));
         }
-        self.model.submit(batch)
+        self.model.submit(batch, Checksum::Path)
     }
 
     /// As [`Model::forward`](crate::Model::forward).

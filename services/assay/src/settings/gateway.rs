@@ -13,6 +13,7 @@ use service::config::{bytes, duration};
 use service::server;
 use service::tls::ServerTls;
 
+use super::shard::protocol;
 use super::{InnerTls, RegistrySettings, TelemetrySettings, ports};
 use crate::args::HubArgs;
 use crate::opened::{ModelChoice, Opened};
@@ -27,6 +28,8 @@ pub(crate) struct GatewaySettings {
     pub(crate) listen: String,
     /// Where metrics and health are; empty for nowhere.
     pub(crate) http: String,
+    /// Turns away replicas of version 1 of the inner protocol, which a rolling upgrade of one release needs.
+    pub(crate) refuse_protocol_1: bool,
     /// TLS for clients.
     pub(crate) tls: Option<ServerTls>,
     /// What those who connect may hold of its port.
@@ -113,6 +116,7 @@ impl Default for GatewaySettings {
             name: "gateway".to_owned(),
             listen: ports::GATEWAY.to_owned(),
             http: ports::GATEWAY_ADMIN.to_owned(),
+            refuse_protocol_1: false,
             tls: None,
             connections: server::Limits::default(),
             shards: InnerTls::default(),
@@ -196,6 +200,7 @@ impl GatewaySettings {
             drain_timeout: self.limits.drain,
             max_message_bytes: self.limits.message,
             stream_items: self.limits.stream_items,
+            protocol: protocol(self.refuse_protocol_1),
             ..ServiceOptions::new(served, settings)
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use model::Compute;
+use score::Versions;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use service::config::duration;
 use service::server::Limits;
@@ -48,6 +49,8 @@ pub(crate) struct ShardSettings {
     pub(crate) max_batch_tokens: NonZeroUsize,
     /// The generation of the weights: greater whenever they change.
     pub(crate) generation: u64,
+    /// Turns away workers and gateways of version 1 of the inner protocol, which a rolling upgrade of one release needs.
+    pub(crate) refuse_protocol_1: bool,
     /// TLS of the lines from gateways, and between the workers of a replica.
     pub(crate) tls: InnerTls,
     /// What those who connect may hold of its port.
@@ -100,6 +103,7 @@ impl Default for ShardSettings {
             threads: None,
             max_batch_tokens: NonZeroUsize::MIN.saturating_add(STEP_TOKENS - 1),
             generation: 1,
+            refuse_protocol_1: false,
             tls: InnerTls::default(),
             connections: Limits::default(),
             registry: RegistrySettings::default(),
@@ -201,10 +205,16 @@ impl ShardSettings {
             text_digest: located.checkpoint.text_digest()?.to_string(),
             step_tokens: self.max_batch_tokens.get(),
             advertise: self.advertise.clone(),
+            protocol: protocol(self.refuse_protocol_1),
             connections: self.connections,
             patience: Patience { heartbeat, silence, forming, allowance, drain, ..defaults },
         })
     }
+}
+
+/// The versions of the inner protocol that are spoken.
+pub(crate) fn protocol(refuse_1: bool) -> Versions {
+    if refuse_1 { Versions::CURRENT.without_1() } else { Versions::CURRENT }
 }
 
 pub(crate) fn cores() -> usize {

@@ -1,4 +1,4 @@
-//! Tenants have shares.
+//! Tenants have shares, and only some of them names.
 
 use super::*;
 

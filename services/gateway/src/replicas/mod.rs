@@ -77,6 +77,9 @@ pub(crate) async fn follow(registry: Registry, setting: Arc<Setting>) {
         Ok(folder) => folder.below(),
         Err(error) => return tracing::error!(%error, "the replicas' folder is no key"),
     };
+    if setting.protocol.contains(1) {
+        tracing::info!("replicas of protocol 1 are accepted; with refuse_protocol_1 they are not");
+    }
     let mut watch = registry.watch(&folder);
     let stop = setting.stop.clone();
     let mut directory = Directory { setting, links: BTreeMap::new(), complained: HashSet::new() };

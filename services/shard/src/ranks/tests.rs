@@ -37,7 +37,7 @@ impl Bench {
         let (jobs, inbox) = channel();
         let (submits, submitted) = channel();
         let (answer, answers) = channel();
-        let submit = move |batch: &PackedBatch| {
+        let submit = move |batch: &PackedBatch, _: Checksum| {
             if batch.tokens.is_empty() {
                 return Err(model::Error::Device("refused".to_owned()));
             }
@@ -67,7 +67,7 @@ impl Bench {
                 packer.pack()
             }
         };
-        let _ = self.jobs.send(Job { batch: Arc::new(batch), done: Arc::clone(&self.done) });
+        let _ = self.jobs.send(Job { batch: Arc::new(batch), checksum: Checksum::Path, done: Arc::clone(&self.done) });
     }
 
     /// The way to end the next step that was submitted.

@@ -6,8 +6,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use collective::{Collective, Session, Tcp};
+use collective::{Collective, OnGpus, Session, Tcp, Ticket};
 use proto::shard::v1 as wire;
+use score::Checksum;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::Status;
@@ -38,6 +39,8 @@ struct Mate {
     ranks: Range<usize>,
     line: Line<wire::JoinResponse>,
     version: u32,
+    /// The version of its NCCL, if its ranks are on GPUs.
+    nccl: Option<u32>,
     heard: Instant,
     seated: bool,
 }
@@ -70,6 +73,11 @@ impl Crew {
     pub(super) fn new(world_size: usize, own: Range<usize>, outputs: usize) -> Self {
         let (said, inbox) = mpsc::channel(INBOX);
         Self { world_size, own, outputs, mates: Vec::new(), said, inbox, readers: JoinSet::new() }
+    }
+
+    /// Whether all ranks are of the leader's own process.
+    pub(super) fn is_alone(&self) -> bool {
+        self.mates.is_empty()
     }
 
     /// Whether every rank has its worker.
@@ -113,21 +121,60 @@ impl Crew {
             };
             let _ = said.send((number, Said::Gone(gone))).await;
         });
-        self.mates.push(Mate { ranks, line, version, heard: Instant::now(), seated: false });
+        let nccl = hello.nccl.map(|nccl| nccl.version);
+        self.mates.push(Mate { ranks, line, version, nccl, heard: Instant::now(), seated: false });
     }
 
-    /// Welcomes all workers and lets the ranks of this process meet theirs, within `forming`.
-    pub(super) async fn meet(&mut self, host: &str, session: Session) -> Result<Vec<Arc<dyn Collective>>, Reason> {
-        if self.mates.is_empty() {
+    /// The version of the epoch: the highest that all workers speak.
+    pub(super) fn version(&self, own: u32) -> u32 {
+        self.mates.iter().map(|mate| mate.version).fold(own, u32::min)
+    }
+
+    /// Welcomes all workers and lets the ranks of this process meet theirs. Ranks on GPUs meet by NCCL alone, if that is
+    /// `nccl` here and everywhere.
+    pub(super) async fn meet(
+        &mut self,
+        host: &str,
+        session: Session,
+        (checksum, nccl): (Checksum, Option<u32>),
+    ) -> Result<Vec<Arc<dyn Collective>>, Reason> {
+        if self.is_alone() {
             return Ok(over_threads(self.world_size));
+        }
+        if let Some(ticket) = self.ticket(nccl)? {
+            self.welcome(String::new(), checksum, Some(&ticket))?;
+            let end = |rank| Arc::new(OnGpus::new(rank, self.world_size, ticket.clone())) as Arc<dyn Collective>;
+            return Ok(self.own.clone().map(end).collect());
         }
         let failed = |error: std::io::Error| format!("cannot listen for the other ranks at {host}: {error}");
         let listener = TcpListener::bind((host, 0)).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        for mate in &self.mates {
-            let welcome = wire::LeaderWelcome { protocol: mate.version, collective: address.to_string() };
-            mate.tell(ToWorker::Welcome(welcome))?;
+        self.welcome(address.to_string(), checksum, None)?;
+        self.meet_over_tcp(listener, session).await
+    }
+
+    /// What all ranks meet by, if they are on GPUs and all workers know how to.
+    fn ticket(&self, nccl: Option<u32>) -> Result<Option<Ticket>, Reason> {
+        let Some(own) = nccl.filter(|_| self.mates.iter().all(|mate| mate.nccl.is_some())) else { return Ok(None) };
+        if let Some(mate) = self.mates.iter().find(|mate| mate.nccl != Some(own)) {
+            return Err(format!("{} has NCCL {}, the leader {own}", mate.name(), mate.nccl.unwrap_or_default()));
         }
+        Ticket::issue().map(Some).map_err(|error| error.to_string())
+    }
+
+    fn welcome(&self, collective: String, checksum: Checksum, ticket: Option<&Ticket>) -> Result<(), Reason> {
+        self.mates.iter().try_for_each(|mate| {
+            mate.tell(ToWorker::Welcome(wire::LeaderWelcome {
+                protocol: mate.version,
+                collective: collective.clone(),
+                checksum: wire::Checksum::from(checksum).into(),
+                nccl: ticket.map(convert::nccl),
+            }))
+        })
+    }
+
+    async fn meet_over_tcp(&self, listener: TcpListener, session: Session) -> Result<Vec<Arc<dyn Collective>>, Reason> {
+        let address = listener.local_addr().map_err(|error| error.to_string())?;
         let own = self.own.clone();
         let meeting = tokio::task::spawn_blocking(move || {
             std::thread::scope(|scope| {

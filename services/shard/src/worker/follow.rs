@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use collective::{Collective, Session, Tcp};
+use collective::{Collective, OnGpus, Session, Tcp};
 use proto::shard::v1 as wire;
-use score::Versions;
 use service::net::{in_full, status_in_full};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -19,7 +18,7 @@ use wire::leader_service_client::LeaderServiceClient;
 use super::server::LARGEST;
 use super::{Context, Local, Locals, Reason};
 use crate::leader::Report;
-use crate::wire::{partials, work};
+use crate::wire::{partials, ticket, work};
 
 /// Messages that may wait to go to the leader.
 const OUTGOING: usize = 256;
@@ -37,7 +36,7 @@ pub(super) async fn follow(context: &Context, locals: &mut Locals<'_>) -> Option
         () = context.stop.cancelled() => return None,
     };
     let joined = tokio::select! {
-        joined = Joined::join(context, locals, epoch, &address) => joined,
+        joined = Joined::join(context, &mut *locals, epoch, &address) => joined,
         () = context.stop.cancelled() => return None,
     };
     match joined {
@@ -61,19 +60,22 @@ struct Joined {
 
 impl Joined {
     /// Dials the leader, and takes the seats of this worker's ranks.
-    async fn join(context: &Context, locals: &Locals<'_>, epoch: u64, address: &str) -> Result<Self, Reason> {
+    async fn join(context: &Context, locals: &mut Locals<'_>, epoch: u64, address: &str) -> Result<Self, Reason> {
         let patience = context.options.patience;
         let channel = context.network.dial(address, patience.forming).await.map_err(|error| in_full(&error))?;
         let mut leader = LeaderServiceClient::new(channel).max_decoding_message_size(LARGEST);
         let (line, outgoing) = mpsc::channel(OUTGOING);
         let options = &context.options;
+        let nccl = context.nccl_version()?.map(|version| wire::Nccl { version, id: Vec::new() });
         let hello = wire::WorkerHello {
-            protocol: Some(Versions::CURRENT.into()),
+            protocol: Some(options.protocol.into()),
             epoch,
             first_rank: options.ranks.ranks.start as u32,
             ranks: options.ranks.ranks.len() as u32,
             generation: options.generation,
             fingerprint: options.fingerprint.clone(),
+            incarnation: context.incarnation.number().to_be_bytes().to_vec(),
+            nccl,
         };
         let mut joined_line = Outgoing(&line);
         joined_line.tell(ToLeader::Hello(hello))?;
@@ -88,16 +90,24 @@ impl Joined {
         };
         // the leader waits for the slowest worker
         let (messages, welcome) = timeout(patience.forming * 2, welcome).await.map_err(|_| "no welcome came")??;
-        if !Versions::CURRENT.contains(welcome.protocol) {
+        if !options.protocol.contains(welcome.protocol) {
             return Err(format!("the leader speaks version {} of the inner protocol", welcome.protocol));
         }
+        locals.checksum = welcome.covers().ok_or("the leader asks for checksums of a kind unknown here")?;
         let session = Session {
             id: epoch,
             world_size: options.ranks.world_size,
             forming: patience.forming,
             silence: patience.meeting,
         };
-        let collectives = meet(&welcome.collective, options.ranks.ranks.clone(), session).await?;
+        let (ranks, world_size) = (options.ranks.ranks.clone(), options.ranks.world_size);
+        let collectives = match welcome.nccl.map(ticket) {
+            Some(ticket) => {
+                let end = |rank| Arc::new(OnGpus::new(rank, world_size, ticket.clone())) as Arc<dyn Collective>;
+                ranks.map(end).collect()
+            }
+            None => meet(&welcome.collective, ranks, session).await?,
+        };
         locals.ranks.take_seats(collectives);
         joined_line.tell(ToLeader::Seated(wire::Seated {}))?;
         Ok(Self { epoch, line, messages })

@@ -10,7 +10,7 @@ use discovery::Claim;
 use model::{Device, PackedBatch, Packer};
 use proto::Message as _;
 use proto::shard::v1::{EpochRecord, RankState};
-use score::{Partials, Stamp};
+use score::{Checksum, Partials, Stamp};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -126,7 +126,11 @@ impl<'a, 'b> Epoch<'a, 'b> {
         let world_size = self.context.options.ranks.world_size;
         let session = Session { id: self.number, world_size, forming: patience.forming, silence: patience.meeting };
         let host = host_of(&self.context.address);
-        let collectives = self.crew.meet(&host, session).await?;
+        let version = self.crew.version(self.context.options.protocol.highest);
+        self.locals.checksum = Checksum::of_version(version);
+        let by_nccl = version >= 2 && !self.crew.is_alone();
+        let nccl = if by_nccl { self.context.nccl_version()? } else { None };
+        let collectives = self.crew.meet(&host, session, (self.locals.checksum, nccl)).await?;
         self.locals.ranks.take_seats(collectives);
         let seated = async {
             while !self.crew.is_seated() {

@@ -21,9 +21,11 @@ mod server;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use collective::Ticket;
 use discovery::{Incarnation, Key, Registry};
+use model::Device;
 use proto::shard::v1::{RankRecord, RankState};
-use score::{Partials, Stamp};
+use score::{Checksum, Partials, Stamp, Versions};
 use service::Network;
 use service::net::Listener;
 use service::server::Limits;
@@ -60,6 +62,8 @@ pub struct WorkerOptions {
     pub step_tokens: usize,
     /// Where others reach this worker; None for the address that it listens at.
     pub advertise: Option<String>,
+    /// The versions of the inner protocol that it speaks.
+    pub protocol: Versions,
     /// How long to wait for what.
     pub patience: Patience,
     /// What those who connect may hold of its port.
@@ -100,6 +104,7 @@ struct Context {
     network: Network,
     record: watch::Sender<RankRecord>,
     membership: Membership,
+    incarnation: Incarnation,
     roster: watch::Receiver<Roster>,
     lobby: Arc<Lobby>,
     address: String,
@@ -118,6 +123,8 @@ struct Local {
 /// The ranks of this process, for the length of an epoch.
 struct Locals<'a> {
     ranks: &'a Ranks,
+    /// What the checksums of the epoch cover.
+    checksum: Checksum,
     sender: mpsc::UnboundedSender<Local>,
     results: mpsc::UnboundedReceiver<Local>,
     /// Each step that a rank has holds a clone.
@@ -180,16 +187,31 @@ impl Worker {
         let folder = Key::new(score::registry::replica(&options.replica))?;
         let address = options.advertise.clone().unwrap_or_else(|| listener.address().to_owned());
         record.send_modify(|record| record.address.clone_from(&address));
-        let lobby = Arc::new(Lobby::new(&options));
+        if options.protocol.contains(1) {
+            tracing::info!("workers and gateways of protocol 1 are accepted; with refuse_protocol_1 they are not");
+        }
+        let roster = roster::watch(&registry, &folder);
+        let lobby = Arc::new(Lobby::new(&options, roster.clone()));
         let serving = server::serve(network.server(options.connections), listener, others, Arc::clone(&lobby));
         let key = |rank| Key::new(score::registry::rank(&options.replica, rank as u32));
         let keys = options.ranks.ranks.clone().map(key);
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
-        let membership = Membership::hold(registry.clone(), keys, Incarnation::random(), record.subscribe());
-        let roster = roster::watch(&registry, &folder);
+        let incarnation = Incarnation::random();
+        let membership = Membership::hold(registry.clone(), keys, incarnation, record.subscribe());
         let epoch_key = Key::new(score::registry::epoch(&options.replica))?;
-        let context =
-            Context { options, registry, network, record, membership, roster, lobby, address, epoch_key, stop };
+        let context = Context {
+            options,
+            registry,
+            network,
+            record,
+            membership,
+            incarnation,
+            roster,
+            lobby,
+            address,
+            epoch_key,
+            stop,
+        };
         let outcome = context.work().await;
         context.membership.release(RELEASE).await;
         drop(serving);
@@ -244,6 +266,12 @@ impl Context {
         }
     }
 
+    /// The version of the NCCL by which the ranks of this worker can meet others; None if they are not on GPUs.
+    fn nccl_version(&self) -> Result<Option<u32>, Reason> {
+        let on_gpus = self.options.ranks.computes.iter().all(|compute| matches!(compute.device, Device::Cuda(_)));
+        on_gpus.then(Ticket::version_here).transpose().map_err(|error| error.to_string())
+    }
+
     fn set_state(&self, state: RankState, epoch: u64) {
         metrics::state(&self.options.replica, state, epoch);
         self.record.send_modify(|record| {
@@ -269,7 +297,7 @@ impl Local {
 impl<'a> Locals<'a> {
     fn new(ranks: &'a Ranks) -> Self {
         let (sender, results) = mpsc::unbounded_channel();
-        Self { ranks, sender, results, busy: Arc::new(()) }
+        Self { ranks, checksum: Checksum::Row, sender, results, busy: Arc::new(()) }
     }
 
     /// Gives a step to the ranks; what they compute comes through `results`.
@@ -287,7 +315,7 @@ impl<'a> Locals<'a> {
             // the epoch may be over
             let _ = sender.send(Local { stamp, rank, partials });
         });
-        self.ranks.compute(&work.batch, &done)
+        self.ranks.compute(&work.batch, self.checksum, &done)
     }
 
     /// Leaves the collective and waits until no rank computes.

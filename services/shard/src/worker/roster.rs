@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use discovery::{Event, Key, Member, Registry};
+use discovery::{Event, Incarnation, Key, Member, Registry};
 use proto::Message as _;
 use proto::shard::v1::{EpochRecord, RankRecord, RankState};
 use score::registry::{self, Entry};
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 /// What is written about a replica.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Roster {
-    ranks: BTreeMap<u32, RankRecord>,
+    ranks: BTreeMap<u32, (Incarnation, RankRecord)>,
     /// The number of the epoch that is open, and where its leader is.
     pub(super) epoch: Option<(u64, String)>,
 }
@@ -38,10 +38,15 @@ impl Roster {
     /// Whether all ranks of a replica of this size wait for an epoch, as far as the registry knows.
     pub(super) fn is_complete(&self, world_size: usize) -> bool {
         let waits = |rank: u32| {
-            let state = self.ranks.get(&rank).map(RankRecord::state);
+            let state = self.ranks.get(&rank).map(|(_, record)| record.state());
             matches!(state, Some(RankState::Ready | RankState::Serving))
         };
         (0..world_size as u32).all(waits)
+    }
+
+    /// Whether a worker of this incarnation holds the claim of a rank, as far as the registry knows.
+    pub(super) fn is_held_by(&self, rank: u32, incarnation: Incarnation) -> bool {
+        self.ranks.get(&rank).is_some_and(|(holder, _)| *holder == incarnation)
     }
 
     fn apply(&mut self, event: Event) {
@@ -62,7 +67,7 @@ impl Roster {
     fn add(&mut self, member: &Member) {
         match registry::read(member.key.as_str()) {
             Some(Entry::Rank { rank, .. }) => match RankRecord::decode(&*member.value) {
-                Ok(record) => drop(self.ranks.insert(rank, record)),
+                Ok(record) => drop(self.ranks.insert(rank, (member.holder, record))),
                 Err(error) => tracing::warn!(key = %member.key, %error, "no record of a rank"),
             },
             Some(Entry::Epoch { .. }) => match EpochRecord::decode(&*member.value) {

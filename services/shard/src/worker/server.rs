@@ -4,11 +4,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use discovery::Incarnation;
 use proto::shard::v1 as wire;
 use score::Versions;
 use service::net::Listener;
 use service::server::Server;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
@@ -16,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::leader_service_server::{LeaderService, LeaderServiceServer};
 
 use super::WorkerOptions;
+use super::roster::Roster;
 use crate::wire::to_gateway;
 
 /// Where gateways and workers wait to be taken in.
@@ -27,6 +29,8 @@ pub(super) struct Lobby {
     step_tokens: u64,
     vocab: u32,
     outputs: u32,
+    protocol: Versions,
+    roster: watch::Receiver<Roster>,
     open: Mutex<Option<Open>>,
 }
 
@@ -80,7 +84,7 @@ pub(super) fn serve(server: Server, listener: Listener, others: Routes, lobby: A
 // === impl Lobby ===
 
 impl Lobby {
-    pub(super) fn new(options: &WorkerOptions) -> Self {
+    pub(super) fn new(options: &WorkerOptions, roster: watch::Receiver<Roster>) -> Self {
         Self {
             generation: options.generation,
             fingerprint: options.fingerprint.clone(),
@@ -89,6 +93,8 @@ impl Lobby {
             step_tokens: options.step_tokens as u64,
             vocab: options.ranks.config.vocab as u32,
             outputs: options.ranks.config.outputs() as u32,
+            protocol: options.protocol,
+            roster,
             open: Mutex::new(None),
         }
     }
@@ -128,8 +134,29 @@ impl Lobby {
         }))
     }
 
+    /// The version that is spoken on a stream.
+    fn common_version(&self, theirs: Option<wire::ProtocolRange>) -> Result<u32, Status> {
+        let common = self.protocol.common(theirs.unwrap_or_default().into());
+        common.map_err(|error| Status::failed_precondition(error.to_string()))
+    }
+
+    /// Holds a worker against the claims of its ranks: who has none of them has no business in the replica.
+    fn check_claims(&self, hello: &wire::WorkerHello) -> Result<(), Status> {
+        let number = hello.incarnation.as_slice().try_into().map(u128::from_be_bytes);
+        let number = number.map_err(|_| Status::invalid_argument("an incarnation has 16 bytes"))?;
+        let ranks = hello.first_rank..hello.first_rank.saturating_add(hello.ranks).min(self.ranks);
+        let roster = self.roster.borrow();
+        match ranks.into_iter().find(|&rank| !roster.is_held_by(rank, Incarnation::new(number))) {
+            Some(rank) => Err(Status::unavailable(format!("this worker does not hold the claim of rank {rank}"))),
+            None => Ok(()),
+        }
+    }
+
     fn check_worker(&self, hello: &wire::WorkerHello) -> Result<u32, Status> {
-        let version = common_version(hello.protocol)?;
+        let version = self.common_version(hello.protocol)?;
+        if version >= 2 {
+            self.check_claims(hello)?;
+        }
         if (hello.generation, &hello.fingerprint) != (self.generation, &self.fingerprint) {
             return Err(Status::failed_precondition(format!(
                 "ranks {} to {} have generation {} and fingerprint {}, the leader {} and {}: they would compute another model",
@@ -159,7 +186,7 @@ impl LeaderService for Lobby {
             Some(wire::attach_request::Message::Hello(hello)) => hello,
             _ => return Err(Status::invalid_argument("the first message is to be a hello")),
         };
-        let version = common_version(hello.protocol)?;
+        let version = self.common_version(hello.protocol)?;
         if hello.text_digest != self.text_digest {
             return Err(Status::failed_precondition(format!(
                 "gateway {} makes token ids with another config, tokenizer or template than this replica",
@@ -187,12 +214,6 @@ impl LeaderService for Lobby {
         arrivals.send(Arrival::Worker(call)).await.map_err(|_| Status::unavailable("the epoch has ended"))?;
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
-}
-
-/// The version that is spoken on a stream.
-fn common_version(theirs: Option<wire::ProtocolRange>) -> Result<u32, Status> {
-    let common = Versions::CURRENT.common(theirs.unwrap_or_default().into());
-    common.map_err(|error| Status::failed_precondition(error.to_string()))
 }
 
 async fn introduction<In>(requests: &mut Streaming<In>) -> Result<In, Status> {

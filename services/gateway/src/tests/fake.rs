@@ -47,6 +47,7 @@ pub(super) struct State {
     pub(super) generation: AtomicU64,
     pub(super) protocol: AtomicU64,
     pub(super) step_tokens: AtomicU64,
+    pub(super) outputs: AtomicU64,
     pub(super) attached: AtomicUsize,
     pub(super) pieces: Mutex<Vec<wire::Piece>>,
     pub(super) withdrawn: AtomicUsize,
@@ -84,6 +85,7 @@ impl Fake {
             generation: AtomicU64::new(3),
             protocol: AtomicU64::new(1),
             step_tokens: AtomicU64::new(STEP),
+            outputs: AtomicU64::new(0),
             attached: AtomicUsize::new(0),
             pieces: Mutex::default(),
             withdrawn: AtomicUsize::new(0),
@@ -203,7 +205,7 @@ impl LeaderService for Leader {
             ranks: 2,
             step_tokens: self.0.step_tokens.load(SeqCst),
             vocab: VOCAB,
-            outputs: 0,
+            outputs: self.0.outputs.load(SeqCst) as u32,
         };
         let stamp = wire::Stamp { generation: welcome.generation, epoch: welcome.epoch, step: 1 };
         let _ = say(Said::Welcome(welcome));
@@ -255,7 +257,7 @@ impl State {
             Conduct::Nonsense => return Some(vec![None]),
             Conduct::Decline => rejections(&piece, ""),
             Conduct::Fail => rejections(&piece, "no memory"),
-            _ => results(&piece, stamp, conduct),
+            _ => results(&piece, stamp, (conduct, self.outputs.load(SeqCst).max(1) as usize)),
         };
         let tokens = piece.prefix.len() + piece.tails.iter().map(|tail| tail.ids.len()).sum::<usize>();
         let credits = Said::Credits(wire::Credits { tokens: tokens as i64 });
@@ -273,11 +275,14 @@ fn rejections(piece: &wire::Piece, problem: &str) -> Said {
     Said::Rejections(wire::Rejections { rejections: piece.tails.iter().map(rejection).collect() })
 }
 
-fn results(piece: &wire::Piece, stamp: wire::Stamp, conduct: Conduct) -> Said {
+/// Outputs behind the first are their numbers, of which rank 0 contributes all.
+fn results(piece: &wire::Piece, stamp: wire::Stamp, (conduct, outputs): (Conduct, usize)) -> Said {
     let computed = |tail: &wire::Tail| {
         let ids = [&piece.prefix[..], &tail.ids].concat();
         let logit = if conduct == Conduct::NotFinite { f32::NAN } else { 1.0 };
-        let logits = if conduct == Conduct::OneLogit { vec![1.0] } else { vec![score(&ids) - 1.0, logit] };
+        let others = (1..outputs).map(|output| output as f32);
+        let of_ranks = std::iter::once(score(&ids) - 1.0).chain(others).chain([logit]).chain((1..outputs).map(|_| 0.0));
+        let logits = if conduct == Conduct::OneLogit { vec![1.0] } else { of_ranks.collect() };
         wire::Computed {
             piece: piece.piece,
             attempt: piece.attempt,

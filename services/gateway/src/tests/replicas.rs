@@ -241,6 +241,21 @@ async fn a_replica_with_steps_that_are_too_small_is_not_used() {
 }
 
 #[tokio::test]
+async fn a_head_of_several_outputs_is_answered_with_all_of_them_and_one_of_one_as_ever() {
+    for (outputs, expected) in [(0, vec![]), (1, vec![]), (3, vec![1.0, 2.0])] {
+        let (cluster, _fakes) = Cluster::start(&[]).await;
+        let mut fake = cluster.fake("a").await;
+        fake.state.outputs.store(outputs, SeqCst);
+        fake.announce().await;
+        cluster.observer.until(true).await;
+        let result = cluster.score(vec![text("a")]).await.unwrap().remove(0);
+        let score = result.score.unwrap();
+        let all = if expected.is_empty() { vec![] } else { [vec![score], expected].concat() };
+        assert_eq!(result.outputs, all, "{outputs} outputs");
+    }
+}
+
+#[tokio::test]
 async fn a_replica_that_cannot_be_reached_is_tried_again() {
     let (cluster, _fakes) = Cluster::start(&[]).await;
     let mut fake = cluster.fake("a").await;

@@ -1,4 +1,4 @@
-//! Tenants have shares, and only some of them names.
+//! Tenants have shares, and names in metrics that clients cannot make up.
 
 use super::*;
 

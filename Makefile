@@ -39,6 +39,7 @@ gpu-trial: deps ## make target/gpu-trial.tar.xz, which tries and measures everyt
 bench: deps ## measure speed, beside Hugging Face where python3 has torch and transformers
 	@cargo build --release --package assay
 	@cargo bench --package tests --bench score
+	@cargo bench --package tests --bench cluster-sim -- --gateways 8 --replicas 32 --minutes 2
 	@scripts/deps.sh test
 	@cargo bench --package tests --bench gateway
 	@scripts/bench-cluster.sh target/release/assay $(DEMO_MODEL)

@@ -1,6 +1,6 @@
 //! A gateway: started once, to know its replicas; then serving clients, until it is told to end.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -15,13 +15,13 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
-use crate::core::{Gateway as Core, Settings};
+use crate::core::{Gateway as Core, Settings, Terms};
 use crate::entrance::{Entrance, Model};
 use crate::grpc;
 use crate::http::{self, Door};
-use crate::observer::{Observer, Roster};
+use crate::observer::Observer;
 use crate::options::{ServedModel, ServiceOptions};
-use crate::replicas::{self, Setting};
+use crate::replicas::{self, Dialer};
 use crate::runner::Runner;
 use crate::tokenizers::Tokenizers;
 
@@ -74,47 +74,47 @@ impl Gateway {
     /// Outside of a tokio runtime.
     pub fn start(options: ServiceOptions, registry: Registry, network: Network) -> Result<Self, StartError> {
         let stop = CancellationToken::new();
-        let (roster, tenants) = (Roster::default(), Arc::new(options.tenants));
+        let (tenants, name) = (Arc::new(options.tenants), Arc::<str>::from(options.name));
         let tokenizers = Tokenizers::new(options.tokenizer_threads)?;
-        let (mut models, mut followed) = (BTreeMap::new(), HashMap::new());
+        let mut models = BTreeMap::new();
         let cache = options.prompt_cache_bytes / options.models.len().max(1);
         for served in options.models {
-            let ServedModel { name, encoder, max_length, vocab, text_digest } = served;
-            if name.is_empty() || max_length == 0 {
-                return Err(StartError::Model(name));
+            let ServedModel { name: called, encoder, max_length, vocab, text_digest } = served;
+            if called.is_empty() || max_length == 0 {
+                return Err(StartError::Model(called));
             }
             let mut settings: Settings = options.settings;
             settings.limits.longest = max_length as u64;
-            let (runner, handle) = Runner::new(name.as_str().into(), Core::new(settings), Arc::clone(&tenants));
-            tokio::spawn(runner.run());
-            let text_digest = text_digest.into();
-            let runner = handle.clone();
-            followed.insert(name.clone(), replicas::Model { runner, text_digest, vocab, max_length });
+            let model = Arc::<str>::from(called.as_str());
+            let (gateway, longest) = (Arc::clone(&name), max_length as u64);
+            let core = Core::new(
+                settings,
+                Terms { gateway, model: Arc::clone(&model), vocab, longest, protocol: options.protocol },
+            );
+            let (gateway, network, protocol) = (Arc::clone(&name), network.clone(), options.protocol);
+            let dialer = Dialer { gateway, protocol, text_digest, network };
+            let (runner, handle) = Runner::new(model, core, Arc::clone(&tenants), dialer);
+            tokio::spawn(stop.clone().run_until_cancelled_owned(runner.run()));
             let encoder = encoder.with_cache(cache);
-            let model = Arc::new(Model { name: name.clone(), encoder, max_length, runner: handle });
-            if models.insert(name.clone(), model).is_some() {
-                return Err(StartError::SameName(name));
+            let model = Arc::new(Model { name: called.clone(), encoder, max_length, runner: handle });
+            if models.insert(called.clone(), model).is_some() {
+                return Err(StartError::SameName(called));
             }
         }
         if models.is_empty() {
             return Err(StartError::NoModels);
         }
         let watchers = models.iter().map(|(name, model)| (name.clone(), (model.runner.watcher(), model.max_length)));
-        let observer = Observer::new(&options.name, watchers.collect(), roster.clone());
-        let setting = Setting {
-            name: options.name,
-            protocol: options.protocol,
-            models: followed,
-            network,
-            roster: roster.clone(),
-            stop: stop.clone(),
-        };
-        tokio::spawn(replicas::follow(registry, Arc::new(setting)));
+        let observer = Observer::new(&name, watchers.collect());
+        if options.protocol.contains(1) {
+            tracing::info!("replicas of protocol 1 are accepted; with refuse_protocol_1 they are not");
+        }
+        let followers = models.values().map(|model| model.runner.clone()).collect();
+        tokio::spawn(replicas::follow(registry, followers, stop.clone()));
         let entrance = Entrance {
             models,
             tokenizers,
             tenants,
-            roster,
             default_timeout: options.default_timeout,
             stream_items: options.stream_items.max(1),
             lanes: AtomicU64::new(0),

@@ -9,7 +9,7 @@
 //! | `grpc`, `http` | what is spoken outside: the services of the protocol; dialects of HTTP, a file each, and the page |
 //! | `tokenizers` | threads that render and tokenize, within bounded memory |
 //! | `runner` | a task for each model: clock, inbox and outbox of its core |
-//! | `replicas` | who is there: follow the registry, keep a line to the leader of each replica |
+//! | `replicas` | what is between the core and the world: the registry, and the links to leaders |
 //! | `problem` | what is wrong, as a value, and the one table of what it is over gRPC and HTTP |
 //! | `observer` | the one window for those who watch: a service of the public protocol |
 //! | `page` | the same for people |

@@ -6,9 +6,8 @@ use ::metrics::{counter, gauge, histogram};
 use proto::v1::TenantStatus;
 use tonic::Code;
 
-use crate::core::Stats;
+use crate::core::{Serving, Stats};
 use crate::options::Tenants;
-use crate::runner::Serving;
 
 /// The upper bounds of the histograms, by name.
 pub const BUCKETS: &[(&str, &[f64])] = &[

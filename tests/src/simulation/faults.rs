@@ -1,19 +1,20 @@
-//! What goes wrong: gateways, leaders, followers, ranks and lines fail, replicas drain and are upgraded.
+//! What goes wrong: gateways, leaders, followers, ranks and links fail, replicas drain and are upgraded.
 
 use super::replicas::{Death, Internal};
 use super::world::{Message, Micros, World};
 
-/// How long what is going wrong may go on, and how long it takes to catch up after that.
-const RECOVERY: Micros = 1_000_000;
+/// How long what is going wrong may go on, and how long it takes to catch up after that, in times that it takes a
+/// process to come back.
+const RECOVERY: Micros = 20;
 
 // === impl World ===
 
 impl World {
     /// Nothing goes wrong from now on, and soon nobody notices any more that it did.
     pub(super) fn calm_down(&mut self) {
-        self.recovered_at = self.now + RECOVERY;
-        (self.trouble, self.wrong) = (false, 0);
-        self.lines.iter_mut().for_each(|line| line.lag = 0);
+        self.recovered_at = self.now + RECOVERY * self.shape.back;
+        (self.trouble, self.wrong, self.slow) = (false, 0, 0);
+        self.links.iter_mut().for_each(|link| link.lag = 0);
     }
 
     /// Something goes wrong, somewhere.
@@ -23,21 +24,21 @@ impl World {
         let gateway = self.random.below(self.gateways.len() as u64) as usize;
         match self.random.below(12) {
             0 => self.kill_gateway(gateway),
-            1 => self.cut_a_line(),
+            1 => self.cut_a_link(),
             2 => self.drain(replica),
             3 => self.restart_all(false),
-            4 => self.restart_all(true),
+            4 => self.restart_all(self.thorough),
             kind => self.hurt_replica(replica, kind),
         }
     }
 
-    fn cut_a_line(&mut self) {
-        let open = (0..self.lines.len()).filter(|line| self.lines[*line].gateway_end && self.lines[*line].replica_end);
+    fn cut_a_link(&mut self) {
+        let open = (0..self.links.len()).filter(|link| self.links[*link].gateway_end && self.links[*link].replica_end);
         let open: Vec<usize> = open.collect();
         if !open.is_empty() {
-            let line = open[self.random.below(open.len() as u64) as usize];
+            let link = open[self.random.below(open.len() as u64) as usize];
             let notice = self.random.below(20_000);
-            self.cut(line, notice);
+            self.cut(link, notice);
         }
     }
 
@@ -52,7 +53,8 @@ impl World {
 
     fn hurt_replica(&mut self, replica: usize, kind: u64) {
         let rank = self.random.below(self.shape.ranks as u64) as usize;
-        let later = self.random.between(5_000, 400_000);
+        let full = self.shape.full_step();
+        let later = self.random.between(full, 110 * full);
         let recovers = self.random.chance(500);
         let it = &mut self.replicas[replica];
         let Some(epoch) = &mut it.epoch else { return };
@@ -65,16 +67,17 @@ impl World {
             7 => (later / 200, die(Death::Orderly)),
             8 | 9 => {
                 it.hung = true;
+                epoch.idle_since = None;
                 (later, if recovers { Message::Resume(replica) } else { die(Death::Broken) })
             }
             10 => {
                 epoch.silent = Some(rank);
                 // if nothing is computed, its heartbeat is missed
-                (150_000, die(Death::Orderly))
+                (42 * full, die(Death::Orderly))
             }
             _ => {
                 epoch.skips = Some(rank);
-                (150_000, die(Death::Orderly))
+                (42 * full, die(Death::Orderly))
             }
         };
         self.post(after, message);

@@ -3,18 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use gateway::core::{Announcement, ReplicaId, Version};
+use gateway::core::{News, ReplicaId, Version, Welcome};
 use model::Packer;
 use score::{Partials, Piece, Stamp, Tag};
 use shard::leader::{Action, Ending, Event, Leader, Report, Settings, Submission, Work};
 use shard::plan::{self, Allowance, Change, GatewayId};
 
-use super::gateways::News;
+use super::gateways::{name, record};
 use super::score::{VOCAB, fingerprint, partial, sequences};
 use super::world::{Down, Message, Micros, Up, World};
 
-#[derive(Default)]
 pub(super) struct Replica {
+    pub(super) id: ReplicaId,
     /// None between two epochs.
     pub(super) epoch: Option<Epoch>,
     /// Its leader does nothing, and this is what it will hear.
@@ -27,26 +27,30 @@ pub(super) struct Epoch {
     pub(super) start: Micros,
     pub(super) leader: Leader,
     /// When the leader goes on with what it has taken in.
-    pub(super) due: Option<Micros>,
+    due: Option<Micros>,
     generation: u64,
     actions: Vec<Action>,
-    lines: BTreeSet<usize>,
+    links: BTreeSet<usize>,
     draining: bool,
+    /// When its leader wakes.
+    wakes: Option<Micros>,
     /// Something was done to it.
     pub(super) hurt: bool,
     /// A rank that does not answer any more, and one that leaves out a step.
     pub(super) silent: Option<usize>,
     pub(super) skips: Option<usize>,
     /// What waits here.
-    pub(super) waiting: Vec<Waiting>,
+    waiting: Vec<Waiting>,
+    /// How long gateways had held work when it began to idle.
+    pub(super) idle_since: Option<Micros>,
     /// When the ranks will have computed what they have, and when what each worker has said arrives.
-    free_at: Micros,
+    pub(super) free_at: Micros,
     heard: Vec<Micros>,
 }
 
 /// A sequence that has arrived, and that no step has held.
-pub(super) struct Waiting {
-    line: usize,
+struct Waiting {
+    link: usize,
     tag: Tag,
     tokens: Vec<u32>,
     deadline: Micros,
@@ -54,6 +58,8 @@ pub(super) struct Waiting {
 
 pub(super) enum Internal {
     Computed(Report),
+    /// The ranks have computed all that they have.
+    Free,
     Drain,
     Die(Death),
 }
@@ -69,6 +75,14 @@ pub(super) enum Death {
     Silent,
 }
 
+// === impl Replica ===
+
+impl Replica {
+    pub(super) fn new(number: usize) -> Self {
+        Self { id: ReplicaId::of(&name(number)), epoch: None, hung: false, stash: Vec::new() }
+    }
+}
+
 // === impl World ===
 
 impl World {
@@ -77,12 +91,13 @@ impl World {
         assert!(self.replicas[replica].epoch.is_none());
         let (number, generation) = (self.revision, self.generation);
         self.revision += 1;
+        let full = self.shape.full_step();
         let settings = Settings {
             plan: plan::Settings::new(self.shape.budget),
             stamp: Stamp { generation, epoch: number, step: 0 },
             ranks: self.shape.ranks,
             vocab: VOCAB as usize,
-            allowance: Allowance { least: Duration::from_millis(50), factor: 4.0, slowest: 1000.0 },
+            allowance: Allowance { least: Duration::from_micros(14 * full), factor: 4.0, slowest: 1000.0 },
         };
         let epoch = Epoch {
             number,
@@ -91,8 +106,10 @@ impl World {
             due: None,
             generation,
             actions: Vec::new(),
-            lines: BTreeSet::new(),
+            links: BTreeSet::new(),
             draining: false,
+            wakes: None,
+            idle_since: Some(self.meter.held(self.now)),
             hurt: false,
             silent: None,
             skips: None,
@@ -100,9 +117,10 @@ impl World {
             free_at: 0,
             heard: vec![0; self.shape.ranks],
         };
-        self.replicas[replica] = Replica { epoch: Some(epoch), ..Replica::default() };
+        self.replicas[replica] = Replica { epoch: Some(epoch), ..Replica::new(replica) };
+        self.wake_in_time(replica);
         for gateway in 0..self.gateways.len() {
-            self.announce(gateway, News::Epoch { replica, epoch: number, open: true });
+            self.announce(gateway, News::Written(record(replica, Some(number))));
         }
         if let Some(next) = self.rolling.pop_front() {
             self.drain(next);
@@ -119,29 +137,38 @@ impl World {
 
     /// Ends the epoch, and begins another after a while.
     pub(super) fn end(&mut self, replica: usize, death: Death) {
-        let Some(epoch) = std::mem::take(&mut self.replicas[replica]).epoch else { return };
-        for line in epoch.lines {
-            self.lines[line].replica_end = false;
+        let it = std::mem::replace(&mut self.replicas[replica], Replica::new(replica));
+        let Some(epoch) = it.epoch else { return };
+        self.meter.lived(self.now, epoch.start, epoch.idle_since, epoch.leader.stats());
+        for link in epoch.links {
+            self.links[link].replica_end = false;
             match death {
-                Death::Orderly => self.send_down(line, Down::Closed),
-                Death::Broken => self.cut(line, 3_000),
-                Death::Silent => self.cut(line, 300_000),
+                Death::Orderly => self.send_down(link, Down::Closed),
+                Death::Broken => self.cut(link, 3_000),
+                Death::Silent => self.cut(link, 300_000),
             }
         }
         for gateway in 0..self.gateways.len() {
             if !matches!(death, Death::Silent) {
-                self.announce(gateway, News::Epoch { replica, epoch: epoch.number, open: false });
+                let record = record(replica, None);
+                let gone = News::Removed { replica: record.replica.clone(), rank: 0 };
+                let news = if self.random.chance(500) { gone } else { News::Written(record) };
+                self.announce(gateway, news);
             }
         }
-        let back = self.random.between(2_000, 60_000);
+        let back = self.random.between(self.shape.back / 30, self.shape.back);
         self.post(back, Message::Form(replica));
     }
 
     pub(super) fn resume(&mut self, replica: usize) {
         if std::mem::take(&mut self.replicas[replica].hung) {
+            let (held, now) = (self.meter.held(self.now), self.now);
+            let idle = self.replicas[replica].epoch.as_mut().filter(|epoch| epoch.free_at <= now);
+            idle.into_iter().for_each(|epoch| epoch.idle_since = Some(held));
             for message in std::mem::take(&mut self.replicas[replica].stash) {
                 self.deliver(message);
             }
+            self.wake_in_time(replica);
         }
     }
 
@@ -149,6 +176,10 @@ impl World {
         let it = &mut self.replicas[replica];
         let Some(epoch) = it.epoch.as_mut().filter(|epoch| epoch.number == number) else { return };
         match what {
+            Internal::Free if epoch.free_at == self.now && !it.hung => {
+                epoch.idle_since = Some(self.meter.held(self.now))
+            }
+            Internal::Free => {}
             Internal::Die(death) => {
                 self.troubled = true;
                 self.end(replica, death);
@@ -163,58 +194,59 @@ impl World {
     }
 
     /// Something comes from a gateway.
-    pub(super) fn hear_gateway(&mut self, line: usize, up: Up) {
-        let (replica, number) = (self.lines[line].replica, self.lines[line].epoch);
+    pub(super) fn hear_gateway(&mut self, link: usize, up: Up) {
+        let (replica, number) = (self.links[link].replica, self.links[link].epoch);
         let it = &mut self.replicas[replica];
         if it.hung {
-            it.stash.push(Message::Up(line, up));
+            it.stash.push(Message::Up(link, up));
             return;
         }
         let Some(epoch) = it.epoch.as_mut().filter(|epoch| epoch.number == number) else {
             if matches!(up, Up::Hello) {
-                self.send_down(line, Down::Closed);
+                self.send_down(link, Down::Closed);
             }
             return;
         };
-        let gateway = GatewayId(line as u64);
+        let gateway = GatewayId(link as u64);
         match up {
             Up::Hello => {
-                epoch.lines.insert(line);
-                self.lines[line].replica_end = true;
-                self.welcome(line);
+                epoch.links.insert(link);
+                self.links[link].replica_end = true;
+                self.welcome(link);
                 self.lead(replica, Event::Attached(gateway));
             }
-            Up::Closed if std::mem::take(&mut self.lines[line].replica_end) => {
-                epoch.lines.remove(&line);
-                epoch.waiting.retain(|it| it.line != line);
+            Up::Closed if std::mem::take(&mut self.links[link].replica_end) => {
+                epoch.links.remove(&link);
+                epoch.waiting.retain(|it| it.link != link);
                 self.lead(replica, Event::Detached(gateway));
             }
-            _ if !self.lines[line].replica_end => {}
+            _ if !self.links[link].replica_end => {}
             Up::Piece(piece, patience) => {
                 let deadline = self.now + patience;
-                if !epoch.draining {
-                    epoch.note_waiting(line, &piece, deadline);
+                if self.thorough && !epoch.draining {
+                    epoch.note_waiting(link, &piece, deadline);
                 }
                 let deadline = Some(Duration::from_micros(deadline - epoch.start));
                 let submission = Submission { tokens: piece.tokens(), piece, deadline, trace: None };
                 self.lead(replica, Event::Arrived(gateway, submission));
             }
             Up::Withdraw(tag) => {
-                epoch.waiting.retain(|it| (it.line, it.tag) != (line, tag));
+                epoch.waiting.retain(|it| (it.link, it.tag) != (link, tag));
                 self.lead(replica, Event::Withdrawn(gateway, tag));
             }
             Up::Closed => {}
         }
     }
 
-    fn welcome(&mut self, line: usize) {
-        let (replica, epoch) = (self.lines[line].replica, self.lines[line].epoch);
-        let generation = self.replicas[replica].epoch.as_ref().unwrap().generation;
+    fn welcome(&mut self, link: usize) {
+        let (replica, epoch) = (self.links[link].replica, self.links[link].epoch);
+        let Some(generation) = self.replicas[replica].epoch.as_ref().map(|epoch| epoch.generation) else { return };
         let version = Version { generation, fingerprint: fingerprint(generation) };
-        let (ranks, step_tokens) = (self.shape.ranks, self.shape.budget as u64);
-        let announced =
-            Announcement { replica: ReplicaId(replica as u64), epoch, version, ranks, outputs: 1, step_tokens };
-        self.send_down(line, Down::Welcome(announced));
+        let (ranks, step_tokens) = (self.shape.ranks as u32, self.shape.budget as u64);
+        self.send_down(
+            link,
+            Down::Welcome(Welcome { protocol: 1, epoch, version, ranks, outputs: 1, step_tokens, vocab: VOCAB }),
+        );
     }
 
     fn lead(&mut self, replica: usize, event: Event) {
@@ -223,14 +255,42 @@ impl World {
         epoch.leader.handle(now, event, &mut epoch.actions);
         let soon = self.now + self.random.below(50);
         epoch.due.get_or_insert(soon);
+        self.wake_in_time(replica);
+    }
+
+    /// The leader will wake when it has to.
+    fn wake_in_time(&mut self, replica: usize) {
+        let Some(epoch) = &self.replicas[replica].epoch else { return };
+        let wake = self.late(epoch.start + epoch.leader.wakes_at().as_micros() as Micros);
+        let wake = epoch.due.map_or(wake, |due| due.min(wake)).max(self.now);
+        if epoch.wakes.is_none_or(|before| wake < before) {
+            let number = epoch.number;
+            self.replicas[replica].epoch.as_mut().into_iter().for_each(|epoch| epoch.wakes = Some(wake));
+            self.post(wake - self.now, Message::WakeLeader(replica, number));
+        }
+    }
+
+    pub(super) fn wake_leader(&mut self, replica: usize, number: u64) {
+        let it = &mut self.replicas[replica];
+        let Some(epoch) = it.epoch.as_mut().filter(|epoch| epoch.number == number) else { return };
+        // an earlier wake was posted after this one
+        if epoch.wakes == Some(self.now) {
+            epoch.wakes = None;
+            if !it.hung {
+                self.advance(replica);
+                self.wake_in_time(replica);
+            }
+        }
     }
 
     /// The leader goes on with all that it has taken in.
-    pub(super) fn advance(&mut self, replica: usize) {
+    fn advance(&mut self, replica: usize) {
         let budget = self.shape.budget;
         let Some(epoch) = &mut self.replicas[replica].epoch else { return };
         epoch.due = None;
-        epoch.check_waiting(self.now, budget);
+        if self.thorough {
+            epoch.check_waiting(self.now, budget);
+        }
         let now = Duration::from_micros(self.now - epoch.start);
         epoch.leader.advance(now, &mut epoch.actions);
         for action in std::mem::take(&mut epoch.actions) {
@@ -259,15 +319,20 @@ impl World {
     /// The ranks begin together, are done together, and are heard one after another.
     fn compute(&mut self, replica: usize, work: &Work) {
         let begin = self.now + self.delay();
-        let took = self.shape.step + self.shape.token * work.batch.tokens.len() as Micros;
+        let slow = if self.slow > 0 && self.random.chance(self.slow) { 3 } else { 1 };
+        let took = slow * (self.shape.step + self.shape.token * work.batch.tokens.len() as Micros);
         let now = self.now;
         assert!(work.batch.tokens.len().max(work.batch.ends.len()) <= self.shape.budget);
         let epoch = self.replicas[replica].epoch.as_mut().unwrap();
+        self.meter.computes(now, took, epoch.idle_since.take());
         epoch.free_at = epoch.free_at.max(begin) + took;
         let (free_at, number, generation) = (epoch.free_at, epoch.number, epoch.generation);
         let sequences = sequences(&work.batch);
-        sequences.iter().for_each(|tokens| epoch.take_waiting(now, tokens));
+        if self.thorough {
+            sequences.iter().for_each(|tokens| epoch.take_waiting(now, tokens));
+        }
         let (silent, skips) = (epoch.silent, epoch.skips);
+        self.post(free_at - now, Message::Within(replica, number, Internal::Free));
         // if two were wrong in the same way, nobody could know
         let wrong = self.random.chance(self.wrong).then(|| self.random.below(self.shape.ranks as u64) as usize);
         for first_rank in (0..self.shape.ranks).step_by(self.shape.per_worker) {
@@ -324,10 +389,10 @@ impl World {
 // === impl Epoch ===
 
 impl Epoch {
-    fn note_waiting(&mut self, line: usize, piece: &Piece, deadline: Micros) {
+    fn note_waiting(&mut self, link: usize, piece: &Piece, deadline: Micros) {
         for tail in &piece.tails {
             let tokens = [&piece.prefix[..], &tail.ids].concat();
-            self.waiting.push(Waiting { line, tag: piece.tag, tokens, deadline });
+            self.waiting.push(Waiting { link, tag: piece.tag, tokens, deadline });
         }
     }
 
@@ -341,15 +406,15 @@ impl Epoch {
     /// No more waits than credits allow: a step, the floors of idle gateways, and the last piece of each.
     fn check_waiting(&mut self, now: Micros, budget: usize) {
         self.waiting.retain(|it| it.deadline > now);
-        let of_line = |line: &usize| {
+        let of_link = |link: &usize| {
             let mut packer = Packer::default();
-            let waiting = self.waiting.iter().filter(|it| it.line == *line);
+            let waiting = self.waiting.iter().filter(|it| it.link == *link);
             waiting.for_each(|it| packer.push(it.tokens.as_slice().into()));
             packer.tokens()
         };
-        let waiting: usize = self.lines.iter().map(of_line).sum();
-        let most = budget * 5 / 4 + self.lines.len() * budget;
-        assert!(waiting <= most, "{waiting} tokens wait at {} lines, at most {most} may", self.lines.len());
+        let waiting: usize = self.links.iter().map(of_link).sum();
+        let most = budget * 5 / 4 + self.links.len() * budget;
+        assert!(waiting <= most, "{waiting} tokens wait at {} links, at most {most} may", self.links.len());
     }
 
     /// Nothing waits, and the leader remembers nobody's sequence.

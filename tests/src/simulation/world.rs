@@ -1,20 +1,23 @@
-//! The world in simulated time: what is about to happen, in order, and the lines between gateways and replicas.
+//! The world in simulated time: what is about to happen, in order, and the links between gateways and replicas.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use gateway::core::{Announcement, Time};
+use gateway::core::{Event, Limits, LinkId, News, Time, Welcome};
 use score::{Piece, Tag};
 use shard::leader::{Answers, Rejection};
 
 use super::clients::{Ask, Books};
-use super::gateways::{Gateway, News};
+use super::gateways::Gateway;
+use super::load::{Meter, Source};
 use super::replicas::{Internal, Replica};
 
 pub(super) type Micros = u64;
 
 /// How late a process may wake, at most.
 pub(super) const LATE: Micros = 2_000;
+pub(super) const SECOND: Micros = 1_000_000;
 
 /// Numbers that look random and follow from a seed.
 pub(super) struct Random(pub(super) u64);
@@ -57,22 +60,22 @@ pub(super) struct Shape {
     pub(super) token: Micros,
     /// What a message takes at most.
     pub(super) delay: Micros,
+    /// A process that is gone is back after this at most.
+    pub(super) back: Micros,
 }
 
-impl Shape {
-    pub(super) fn full_step(&self) -> Micros {
-        self.step + self.token * self.budget as Micros
-    }
-}
-
-/// A line from a gateway to one life of a replica. In each direction everything arrives in order.
-pub(super) struct Line {
+/// A link from a gateway to one life of a replica. In each direction everything arrives in order.
+pub(super) struct Link {
+    pub(super) id: LinkId,
     pub(super) gateway: usize,
     pub(super) replica: usize,
     pub(super) epoch: u64,
     /// Which ends are open.
     pub(super) gateway_end: bool,
     pub(super) replica_end: bool,
+    /// Whether the gateway has heard the welcome, and what it may send since then.
+    pub(super) welcomed: bool,
+    pub(super) balance: i64,
     /// Nothing passes any more.
     cut: bool,
     /// How much longer the way down takes.
@@ -92,7 +95,7 @@ pub(super) enum Up {
 
 /// From a leader to a gateway.
 pub(super) enum Down {
-    Welcome(Announcement),
+    Welcome(Welcome),
     Credits(i64),
     Answers(Answers),
     Rejections(Vec<Rejection>),
@@ -105,21 +108,36 @@ pub(super) enum Message {
     Down(usize, Down),
     /// Something within a replica, in this epoch.
     Within(usize, u64, Internal),
-    /// Something that a gateway hears in this life, other than from replicas.
+    /// Something that a gateway hears from the registry, in this life.
     News(usize, u64, News),
+    /// A gateway has waited long enough for a welcome.
+    Unwelcome(usize),
     Ask(Ask),
+    /// A source asks for more, again and again.
+    More(usize),
     Form(usize),
     Resume(usize),
     StartGateway(usize),
+    /// A gateway, or a leader in this epoch, wakes.
+    WakeGateway(usize),
+    WakeLeader(usize, u64),
+}
+
+/// When something is to happen; of the same moment, in the order of posting.
+struct Posted {
+    at: Micros,
+    number: u64,
+    message: Message,
 }
 
 pub(super) struct World {
     pub(super) now: Micros,
     pub(super) random: Random,
     pub(super) shape: Shape,
+    pub(super) limits: Limits,
     pub(super) gateways: Vec<Gateway>,
     pub(super) replicas: Vec<Replica>,
-    pub(super) lines: Vec<Line>,
+    pub(super) links: Vec<Link>,
     pub(super) books: Books,
     /// Whether things go wrong, and whether they ever have.
     pub(super) trouble: bool,
@@ -128,20 +146,20 @@ pub(super) struct World {
     pub(super) recovered_at: Micros,
     /// In so many of a thousand steps a rank is wrong.
     pub(super) wrong: u64,
+    /// So many of a thousand steps take three times as long.
+    pub(super) slow: u64,
     /// The registry's; the next epoch has this number.
     pub(super) revision: u64,
     pub(super) generation: u64,
     /// Replicas that are to be restarted, one after another.
     pub(super) rolling: VecDeque<usize>,
     pub(super) events: u64,
-    agenda: BTreeMap<(Micros, u64), Message>,
+    /// Whether what waits at leaders is checked, sequence by sequence.
+    pub(super) thorough: bool,
+    pub(super) sources: Vec<Source>,
+    pub(super) meter: Meter,
+    agenda: BinaryHeap<Reverse<Posted>>,
     posted: u64,
-}
-
-/// Who wakes.
-enum Sleeper {
-    Gateway(usize),
-    Leader(usize),
 }
 
 /// As a gateway has it.
@@ -149,30 +167,64 @@ pub(super) fn at(micros: Micros) -> Time {
     Time::new(Duration::from_micros(micros))
 }
 
+// === impl Shape ===
+
+impl Shape {
+    pub(super) fn full_step(&self) -> Micros {
+        self.step + self.token * self.budget as Micros
+    }
+}
+
+// === impl Posted ===
+
+impl PartialEq for Posted {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Posted {}
+
+impl PartialOrd for Posted {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Posted {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
 // === impl World ===
 
 impl World {
-    pub(super) fn new(seed: u64, shape: Shape, limits: gateway::core::Limits) -> Self {
+    pub(super) fn new(seed: u64, shape: Shape, limits: Limits) -> Self {
         let mut world = Self {
             now: 0,
             random: Random(seed),
             shape,
-            gateways: Vec::new(),
-            replicas: (0..shape.replicas).map(|_| Replica::default()).collect(),
-            lines: Vec::new(),
+            limits,
+            gateways: (0..shape.gateways).map(|_| Gateway::default()).collect(),
+            replicas: (0..shape.replicas).map(Replica::new).collect(),
+            links: Vec::new(),
             books: Books::default(),
             trouble: false,
             troubled: false,
             recovered_at: Micros::MAX,
             wrong: 0,
+            slow: 0,
             revision: 1,
             generation: 1,
             rolling: VecDeque::new(),
             events: 0,
-            agenda: BTreeMap::new(),
+            thorough: true,
+            sources: Vec::new(),
+            meter: Meter::default(),
+            agenda: BinaryHeap::new(),
             posted: 0,
         };
-        world.gateways = (0..shape.gateways).map(|_| Gateway::new(limits)).collect();
         (0..shape.gateways).for_each(|gateway| world.post(0, Message::StartGateway(gateway)));
         (0..shape.replicas).for_each(|replica| world.post(0, Message::Form(replica)));
         world
@@ -181,105 +233,102 @@ impl World {
     /// Lets something happen after so long.
     pub(super) fn post(&mut self, after: Micros, message: Message) {
         self.posted += 1;
-        self.agenda.insert((self.now + after, self.posted), message);
+        self.agenda.push(Reverse(Posted { at: self.now + after, number: self.posted, message }));
     }
 
     /// Lets time pass.
     pub(super) fn run_for(&mut self, time: Micros) {
         let end = self.now + time;
-        loop {
-            let message = self.agenda.first_key_value().map_or(end, |((at, _), _)| *at);
-            let (wake, sleeper) = self.next_wake().unwrap_or((end, Sleeper::Gateway(0)));
-            let next = message.min(wake.max(self.now));
-            if next >= end {
-                self.now = end;
-                return;
-            }
-            self.now = next;
+        while self.agenda.peek().is_some_and(|Reverse(next)| next.at < end) {
+            let Some(Reverse(next)) = self.agenda.pop() else { break };
+            self.now = next.at;
             self.events += 1;
-            assert!(self.events < 5_000_000, "it goes round in circles");
-            if message <= next {
-                let (_, message) = self.agenda.pop_first().unwrap();
-                self.deliver(message);
-            } else {
-                match sleeper {
-                    Sleeper::Gateway(gateway) => self.tell(gateway, gateway::core::Event::Tick),
-                    Sleeper::Leader(replica) => self.advance(replica),
-                }
-            }
+            self.deliver(next.message);
         }
-    }
-
-    fn next_wake(&self) -> Option<(Micros, Sleeper)> {
-        let late = |wake: Micros| wake + Random(wake).below(LATE);
-        let gateway = |(number, gateway): (usize, &Gateway)| {
-            let wake = gateway.core.as_ref()?.wakes_at(at(self.now))?.since(at(0));
-            Some((late(wake.as_micros() as Micros + 1), Sleeper::Gateway(number)))
-        };
-        let leader = |(number, replica): (usize, &Replica)| {
-            let epoch = replica.epoch.as_ref().filter(|_| !replica.hung)?;
-            let wake = late(epoch.start + epoch.leader.wakes_at().as_micros() as Micros + 1);
-            Some((epoch.due.map_or(wake, |due| due.min(wake)), Sleeper::Leader(number)))
-        };
-        let gateways = self.gateways.iter().enumerate().filter_map(gateway);
-        gateways.chain(self.replicas.iter().enumerate().filter_map(leader)).min_by_key(|(wake, _)| *wake)
+        self.now = end;
     }
 
     pub(super) fn deliver(&mut self, message: Message) {
         match message {
-            Message::Up(line, up) if !self.lines[line].cut || matches!(up, Up::Closed) => self.hear_gateway(line, up),
-            Message::Down(line, down) if !self.lines[line].cut || matches!(down, Down::Closed) => {
-                self.hear_replica(line, down);
+            Message::Up(link, up) if !self.links[link].cut || matches!(up, Up::Closed) => self.hear_gateway(link, up),
+            Message::Down(link, down) if !self.links[link].cut || matches!(down, Down::Closed) => {
+                self.hear_replica(link, down);
             }
             Message::Up(..) | Message::Down(..) => {}
             Message::Within(replica, epoch, what) => self.within(replica, epoch, what),
-            Message::News(gateway, life, news) => self.hear(gateway, life, news),
+            Message::News(gateway, life, news) => {
+                if self.gateways[gateway].life == life {
+                    self.tell(gateway, Event::Registry(news));
+                }
+            }
+            Message::Unwelcome(link) => self.unwelcome(link),
             Message::Ask(ask) => self.submit(ask),
+            Message::More(source) => self.more(source),
             Message::Form(replica) => self.form(replica),
             Message::Resume(replica) => self.resume(replica),
             Message::StartGateway(gateway) => self.start_gateway(gateway),
+            Message::WakeGateway(gateway) => self.wake_gateway(gateway),
+            Message::WakeLeader(replica, epoch) => self.wake_leader(replica, epoch),
         }
     }
 
-    // --- lines ---
+    /// Somebody who wants to wake then does so somewhat later.
+    pub(super) fn late(&self, wake: Micros) -> Micros {
+        (wake + 1 + Random(wake).below(LATE)).max(self.now)
+    }
+
+    // --- links ---
 
     pub(super) fn delay(&mut self) -> Micros {
         let long = self.trouble && self.random.chance(10);
         self.random.below(self.shape.delay + 1) * if long { 20 } else { 1 }
     }
 
-    /// A new line, of which the gateway's end is open; in trouble, some are slow.
-    pub(super) fn lay_line(&mut self, gateway: usize, replica: usize, epoch: u64) -> usize {
+    /// A new link, of which the gateway's end is open; in trouble, some are slow.
+    pub(super) fn lay(&mut self, id: LinkId, gateway: usize, replica: usize, epoch: u64) -> usize {
         let slow = self.trouble && self.random.chance(150);
         let lag = if slow { self.random.between(20_000, 140_000) } else { 0 };
-        let (gateway_end, replica_end, cut) = (true, false, false);
+        let (gateway_end, replica_end, welcomed, cut, balance) = (true, false, false, false, 0);
         let (up_until, down_until) = (0, 0);
-        let line = Line { gateway, replica, epoch, gateway_end, replica_end, cut, lag, up_until, down_until };
-        self.lines.push(line);
-        self.lines.len() - 1
+        let ends = Link {
+            id,
+            gateway,
+            replica,
+            epoch,
+            gateway_end,
+            replica_end,
+            welcomed,
+            balance,
+            cut,
+            lag,
+            up_until,
+            down_until,
+        };
+        self.links.push(ends);
+        self.links.len() - 1
     }
 
-    pub(super) fn send_up(&mut self, line: usize, up: Up) {
+    pub(super) fn send_up(&mut self, link: usize, up: Up) {
         let arrives = self.now + self.delay();
-        let it = &mut self.lines[line];
+        let it = &mut self.links[link];
         it.up_until = it.up_until.max(arrives);
         let after = it.up_until - self.now;
-        self.post(after, Message::Up(line, up));
+        self.post(after, Message::Up(link, up));
     }
 
-    pub(super) fn send_down(&mut self, line: usize, down: Down) {
-        let arrives = self.now + self.delay() + self.lines[line].lag;
-        let it = &mut self.lines[line];
+    pub(super) fn send_down(&mut self, link: usize, down: Down) {
+        let arrives = self.now + self.delay() + self.links[link].lag;
+        let it = &mut self.links[link];
         it.down_until = it.down_until.max(arrives);
         let after = it.down_until - self.now;
-        self.post(after, Message::Down(line, down));
+        self.post(after, Message::Down(link, down));
     }
 
     /// Nothing passes from now on, not even what is on its way; both ends hear of it within so long.
-    pub(super) fn cut(&mut self, line: usize, notice: Micros) {
-        self.lines[line].cut = true;
+    pub(super) fn cut(&mut self, link: usize, notice: Micros) {
+        self.links[link].cut = true;
         let (up, down) = (self.random.below(notice + 1), self.random.below(notice + 1));
-        self.post(up, Message::Up(line, Up::Closed));
-        self.post(down, Message::Down(line, Down::Closed));
+        self.post(up, Message::Up(link, Up::Closed));
+        self.post(down, Message::Down(link, Down::Closed));
     }
 }

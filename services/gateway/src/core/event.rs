@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use score::{Disagreement, Outputs, Partials, RankStep, Stamp, Tag};
 
-use crate::core::{Announcement, Dispatch, Refusal, ReplicaId, Request, RequestId, Version};
+use crate::core::{Dispatch, LinkId, News, NoLink, Refusal, ReplicaId, Request, RequestId, Serving, Welcome};
 
 /// Something that happens.
 #[derive(Debug, Clone)]
@@ -14,39 +14,35 @@ pub enum Event {
     Admit(Request),
     /// Nobody waits for the answers any more.
     Cancel(RequestId),
-    /// These versions are served from now on, and what other replicas compute is not asked for.
-    Serve(Vec<Version>),
-    /// A replica takes up work, with no credits yet. If it was there, its life before that is over.
-    Joined(Announcement),
-    /// A replica takes no more work and finishes what it has.
-    Draining {
-        /// Which.
-        replica: ReplicaId,
-        /// In which life.
-        epoch: u64,
+    /// The registry says something.
+    Registry(News),
+    /// The leader at the end of a link introduces itself.
+    Welcomed {
+        /// Where.
+        link: LinkId,
+        /// As what.
+        welcome: Welcome,
     },
-    /// A replica is gone, with all that it had.
-    Left {
+    /// A replica takes no more work and finishes what it has.
+    Draining(LinkId),
+    /// A link has ended, or was never opened, and with it goes all that the replica had.
+    Ended {
         /// Which.
-        replica: ReplicaId,
-        /// In which life.
-        epoch: u64,
+        link: LinkId,
+        /// Why.
+        why: NoLink,
     },
     /// A replica changes what may be sent to it.
     Granted {
-        /// Which.
-        replica: ReplicaId,
-        /// In which life.
-        epoch: u64,
+        /// Where.
+        link: LinkId,
         /// How many tokens more; less than none are taken back.
         tokens: i64,
     },
     /// A replica answers.
     Answered {
-        /// Which.
-        replica: ReplicaId,
-        /// In which life.
-        epoch: u64,
+        /// Where.
+        link: LinkId,
         /// What it says, in any order.
         answers: Vec<Answer>,
     },
@@ -93,30 +89,37 @@ pub enum Action {
         /// Why.
         refusal: Refusal,
     },
+    /// Open a link to the leader of a replica. It ends once, or is hung up.
+    Dial {
+        /// What it is called.
+        link: LinkId,
+        /// The name of the replica.
+        replica: String,
+        /// Where its leader serves.
+        address: String,
+        /// The life that is meant.
+        epoch: u64,
+    },
+    /// Close a link. Nothing more is heard of it.
+    HangUp {
+        /// Which.
+        link: LinkId,
+    },
+    /// Tell whoever wants to know what is served from now on.
+    Serving(Serving),
     /// Send a piece to a replica.
     Send {
-        /// Which.
-        replica: ReplicaId,
-        /// In which life.
-        epoch: u64,
+        /// Where.
+        link: LinkId,
         /// What.
         dispatch: Dispatch,
     },
     /// Tell a replica that nobody waits for a piece any more.
     Withdraw {
-        /// Which.
-        replica: ReplicaId,
-        /// In which life.
-        epoch: u64,
+        /// Where.
+        link: LinkId,
         /// What.
         tag: Tag,
-    },
-    /// Give up the connection to a replica that does nothing. For the gateway it is gone until it joins again.
-    Disconnect {
-        /// Which.
-        replica: ReplicaId,
-        /// In which life.
-        epoch: u64,
     },
     /// Answer a conversation. Each conversation of a request that came in and was not cancelled has one answer.
     Answer(Outcome),

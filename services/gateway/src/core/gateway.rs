@@ -1,4 +1,7 @@
 //! The gateway of one model: events in, actions out.
+//!
+//! Models share nothing but the registry, and a replica belongs to one of them; so each has a gateway of its own, and a
+//! flood for one does not hold up the others.
 
 use std::time::Duration;
 
@@ -6,12 +9,14 @@ use score::{Disagreement, Expected, PieceId, add_up};
 
 use crate::core::admission::{Admission, DrainRate, Size};
 use crate::core::ledger::{Freed, Ledger, Piece};
+use crate::core::membership::Membership;
 use crate::core::queue::FairQueue;
+use crate::core::replica::Announcement;
 use crate::core::request::Cut;
 use crate::core::routing::Fleet;
 use crate::core::{
-    Action, Announcement, Answer, Event, Failure, Limits, Refusal, ReplicaId, Reply, Request, RequestId, Routing,
-    Score, TenantId, Time,
+    Action, Answer, Event, Failure, Limits, NoLink, Refusal, ReplicaId, ReplicaView, Reply, Request, RequestId,
+    Routing, Score, TenantId, Terms, Time,
 };
 
 /// What a gateway is set to.
@@ -27,10 +32,11 @@ pub struct Settings {
     pub step_tokens: u64,
 }
 
-/// Admits requests, queues them, sends them to replicas and answers them.
+/// Follows replicas, admits requests, queues them, sends them to replicas and answers them.
 #[derive(Debug)]
 pub struct Gateway {
     settings: Settings,
+    membership: Membership,
     admission: Admission,
     queue: FairQueue,
     ledger: Ledger,
@@ -85,9 +91,10 @@ pub struct Waiting<'a> {
 
 impl Gateway {
     /// A gateway with nothing in it.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: Settings, terms: Terms) -> Self {
         Self {
             settings,
+            membership: Membership::new(terms),
             admission: Admission::new(settings.limits),
             queue: FairQueue::default(),
             ledger: Ledger::default(),
@@ -107,24 +114,50 @@ impl Gateway {
         match event {
             Event::Admit(request) => self.admit(now, &request, &mut actions),
             Event::Cancel(request) => drop(self.drop_request(now, request, &mut actions)),
-            Event::Serve(versions) => self.fleet.serve(versions),
-            Event::Joined(announced) => self.join(now, announced, &mut actions),
-            Event::Draining { replica, epoch } => self.fleet.drain(replica, epoch),
-            Event::Left { replica, epoch } => self.leave(now, replica, epoch, &mut actions),
-            Event::Granted { replica, epoch, tokens } => self.fleet.grant(now, replica, epoch, tokens),
-            Event::Answered { replica, epoch, answers } => match self.fleet.alive(replica, epoch).cloned() {
-                Some(from) => self.answered(now, &from, answers, &mut actions),
+            Event::Registry(news) => {
+                for replica in self.membership.hear(now, news, &mut actions) {
+                    self.leave(now, replica, &mut actions);
+                }
+            }
+            Event::Welcomed { link, welcome } => {
+                let lost = self.membership.at(link);
+                match self.membership.welcomed(now, link, welcome, &mut actions) {
+                    Some(announced) => self.fleet.join(now, announced),
+                    None => lost.into_iter().for_each(|replica| self.leave(now, replica, &mut actions)),
+                }
+            }
+            Event::Draining(link) => self.membership.drain(link).into_iter().for_each(|it| self.fleet.drain(it)),
+            Event::Ended { link, why } => {
+                if let Some(replica) = self.membership.ended(now, link, why, &mut actions) {
+                    self.leave(now, replica, &mut actions);
+                }
+            }
+            Event::Granted { link, tokens } => {
+                self.membership.at(link).into_iter().for_each(|replica| self.fleet.grant(now, replica, tokens));
+            }
+            Event::Answered { link, answers } => match self.membership.at(link) {
+                Some(from) => self.answered(now, from, answers, &mut actions),
                 None => self.discarded += answers.len() as u64,
             },
             Event::Tick => {}
+        }
+        if let Some(serving) = self.membership.elect() {
+            self.fleet.serve(serving.version.clone());
+            actions.push(Action::Serving(serving.clone()));
         }
         self.send(now, &mut actions);
         actions
     }
 
     /// When to call with a [`Event::Tick`] if nothing happens before.
-    pub fn wakes_at(&self, now: Time) -> Option<Time> {
-        self.ledger.next_deadline().into_iter().chain(self.fleet.wakes_at(now)).min()
+    pub fn wakes_at(&self) -> Option<Time> {
+        let (deadline, dial) = (self.ledger.next_deadline(), self.membership.wakes_at());
+        deadline.into_iter().chain(dial).chain(self.fleet.wakes_at()).min()
+    }
+
+    /// The replicas that are there, whatever model they are of.
+    pub fn replicas(&self) -> impl Iterator<Item = ReplicaView> {
+        self.membership.replicas()
     }
 
     /// How it is doing.
@@ -215,10 +248,11 @@ impl Gateway {
             let answers = self.drop_request(now, request, actions);
             actions.extend(answers);
         }
-        for (replica, epoch) in self.fleet.stalled(now) {
-            actions.push(Action::Disconnect { replica, epoch });
-            self.leave(now, replica, epoch, actions);
+        for replica in self.fleet.stalled(now) {
+            self.membership.hang_up(now, replica, NoLink::Stalled, actions);
+            self.leave(now, replica, actions);
         }
+        self.membership.redial(now, actions);
     }
 
     /// Takes a request out of everything, and says what it would have to hear.
@@ -228,11 +262,10 @@ impl Gateway {
             let Some(freed) = self.remove(now, piece, &Failure::DeadlineExceeded) else { continue };
             match freed.sent {
                 None => self.queue.remove(piece, &freed.share),
-                Some((replica, _)) => actions.extend(self.fleet.epoch(replica).map(|epoch| Action::Withdraw {
-                    replica,
-                    epoch,
-                    tag: freed.tag,
-                })),
+                Some((replica, _)) => {
+                    let link = self.membership.link(replica);
+                    actions.extend(link.map(|link| Action::Withdraw { link, tag: freed.tag }));
+                }
             }
             answers.extend(freed.outcomes.into_iter().map(Action::Answer));
         }
@@ -251,20 +284,8 @@ impl Gateway {
 
     // --- replicas ---
 
-    fn join(&mut self, now: Time, announced: Announcement, actions: &mut Vec<Action>) {
-        if self.fleet.is_past(&announced) {
-            return;
-        }
-        if let Some(epoch) = self.fleet.epoch(announced.replica) {
-            self.leave(now, announced.replica, epoch, actions);
-        }
-        self.fleet.join(now, announced);
-    }
-
-    fn leave(&mut self, now: Time, replica: ReplicaId, epoch: u64, actions: &mut Vec<Action>) {
-        if self.fleet.alive(replica, epoch).is_none() {
-            return;
-        }
+    /// A replica is gone, and what it had is wanted elsewhere.
+    fn leave(&mut self, now: Time, replica: ReplicaId, actions: &mut Vec<Action>) {
         let pieces = self.ledger.sent_to(replica);
         if !pieces.is_empty() {
             self.fleet.failed(now, replica);
@@ -275,14 +296,15 @@ impl Gateway {
         self.fleet.leave(replica);
     }
 
-    fn answered(&mut self, now: Time, from: &Announcement, answers: Vec<Answer>, actions: &mut Vec<Action>) {
+    fn answered(&mut self, now: Time, from: ReplicaId, answers: Vec<Answer>, actions: &mut Vec<Action>) {
+        let Some(from) = self.fleet.announced(from).cloned() else { return };
         let (mut scored, mut failed) = (false, false);
         for Answer { tag, conversation, reply } in answers {
             if !self.ledger.expects(from.replica, tag, conversation) {
                 self.discarded += 1;
                 continue;
             }
-            match judge(from, reply) {
+            match judge(&from, reply) {
                 Ok(score) => {
                     scored = true;
                     // what this replica can compute was the fault of the one that could not
@@ -293,7 +315,7 @@ impl Gateway {
                     self.answer(now, (tag.piece, conversation), Ok(score), actions);
                 }
                 Err(failure) => {
-                    failed |= self.is_to_blame(from, &failure);
+                    failed |= self.is_to_blame(from.replica, &failure);
                     let not_finite = failure == Failure::Disagreement(Disagreement::NotFinite);
                     // the same weights make the same bits: a second opinion is enough
                     let attempts = if not_finite { self.settings.attempts.min(2) } else { self.settings.attempts };
@@ -315,10 +337,10 @@ impl Gateway {
     }
 
     /// Whether a failure speaks against the replica.
-    fn is_to_blame(&mut self, replica: &Announcement, failure: &Failure) -> bool {
+    fn is_to_blame(&mut self, replica: ReplicaId, failure: &Failure) -> bool {
         match failure {
             Failure::Unavailable => {
-                self.fleet.drain(replica.replica, replica.epoch);
+                self.fleet.drain(replica);
                 false
             }
             // all ranks agree: more likely the weights
@@ -369,12 +391,12 @@ impl Gateway {
         while let Some(id) = self.queue.first() {
             let Some(mut wanted) = self.ledger.piece(id).map(Piece::wanted) else { return };
             wanted.urgent = self.queue.is_behind() && wanted.tokens <= self.step_tokens() / URGENT;
-            let Some(replica) = self.fleet.choose(now, wanted) else { return };
-            let Some(epoch) = self.fleet.epoch(replica) else { return };
+            let Some(replica) = self.fleet.choose(wanted) else { return };
+            let Some(link) = self.membership.link(replica) else { return };
             let Some(dispatch) = self.ledger.send(now, id, (replica, wanted.urgent)) else { return };
             self.queue.pop(turn);
             self.fleet.sent(now, replica, wanted);
-            actions.push(Action::Send { replica, epoch, dispatch });
+            actions.push(Action::Send { link, dispatch });
         }
     }
 }

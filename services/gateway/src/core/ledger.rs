@@ -55,6 +55,8 @@ pub(crate) struct Piece {
     prefix: Arc<[u32]>,
     prompt: Option<u64>,
     conversations: Vec<Conversation>,
+    /// What of it is held: the prefix until the end, and each tail until it is answered.
+    tokens: u64,
     /// Conversations that have no answer, and those of them that the replica has not spoken about.
     unanswered: usize,
     open: usize,
@@ -126,6 +128,7 @@ impl Ledger {
                 prefix: Arc::clone(&item.prefix),
                 prompt: prompt_hash(&item.prefix),
                 conversations: tails.iter().map(conversation).collect(),
+                tokens: cut.tokens,
                 unanswered: tails.len(),
                 open: tails.len(),
                 attempt: 0,
@@ -292,10 +295,9 @@ impl Piece {
         self.attempt
     }
 
-    /// What of it is held: the prefix until the end, and each tail until it is answered.
+    /// What of it is held.
     pub(crate) fn size(&self) -> Size {
-        let tails: usize = self.conversations.iter().map(|it| it.tail.len()).sum();
-        Size { tokens: (self.prefix.len() + tails) as u64, conversations: self.unanswered as u64 }
+        Size { tokens: self.tokens, conversations: self.unanswered as u64 }
     }
 
     fn to_compute(&self) -> Vec<(usize, Arc<[u32]>)> {
@@ -319,6 +321,7 @@ impl Piece {
         let tail = std::mem::take(&mut it.tail);
         self.open -= 1;
         self.unanswered -= 1;
+        self.tokens -= tail.len() as u64;
         Some(tail.len() as u64)
     }
 

@@ -25,7 +25,6 @@ pub(crate) use self::scoring::{Answer, Scored, Times, Turn};
 pub(crate) use self::tokenize::Shown;
 use crate::core::LaneId;
 use crate::metrics;
-use crate::observer::Roster;
 use crate::options::Tenants;
 use crate::problem::Problem;
 use crate::runner;
@@ -44,7 +43,6 @@ pub(crate) struct Entrance {
     pub(crate) models: BTreeMap<String, Arc<Model>>,
     pub(crate) tokenizers: Tokenizers,
     pub(crate) tenants: Arc<Tenants>,
-    pub(crate) roster: Roster,
     pub(crate) default_timeout: Duration,
     pub(crate) stream_items: usize,
     pub(crate) lanes: AtomicU64,

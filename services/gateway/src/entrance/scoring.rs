@@ -100,7 +100,7 @@ impl Entrance {
             let (before, outcomes) = self.compute(caller, model, work, turn).await?;
             times.before = before;
             times.queued = outcomes.iter().map(|outcome| outcome.queued).max().unwrap_or_default();
-            let why_none = self.why_none(model, &outcomes);
+            let why_none = why_none(model, &outcomes).await;
             for Outcome { item, conversation, result, .. } in outcomes {
                 let place = places.get(item);
                 let place = place.and_then(|(item, places)| Some((*item, *places.get(conversation)?)));
@@ -175,14 +175,15 @@ impl Entrance {
             }
         }
     }
+}
 
-    /// Why no replica takes work, if that matters and none does.
-    fn why_none(&self, model: &Model, outcomes: &[Outcome]) -> Option<String> {
-        let matters =
-            |outcome: &Outcome| matches!(outcome.result, Err(Failure::DeadlineExceeded | Failure::Unavailable));
-        let none = outcomes.iter().any(matters) && model.runner.serving().ready == 0;
-        none.then(|| self.roster.why_none(&model.name))
+/// Why no replica takes work, if that matters and none does.
+async fn why_none(model: &Model, outcomes: &[Outcome]) -> Option<String> {
+    let matters = |outcome: &Outcome| matches!(outcome.result, Err(Failure::DeadlineExceeded | Failure::Unavailable));
+    if outcomes.iter().any(matters) && model.runner.serving().ready == 0 {
+        return Some(model.runner.why_none(&model.name).await);
     }
+    None
 }
 
 fn encode(model: &Model, options: &prompt::Options, given: &Given) -> Encoded {

@@ -8,8 +8,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::Span;
 
-use super::{Admit, Command, Line, Observation, Serving};
-use crate::core::{Announcement, Event, Item, LaneId, Outcome, Refusal, Request, RequestId, TenantId, Time};
+use super::{Admit, Command, Observation};
+use crate::core::{Event, Item, LaneId, Outcome, Refusal, Request, RequestId, Serving, TenantId, Time, why_none};
 
 /// A handle to a model's task. Clones share it; the task ends with the last of them.
 #[derive(Clone)]
@@ -80,14 +80,15 @@ impl Handle {
         Ok(outcomes.map_err(|_| Unanswered::Ended)??)
     }
 
-    /// A replica takes up work.
-    pub(crate) fn joined(&self, announcement: Announcement, line: Line) {
-        self.tell(Command::Joined(announcement, line));
+    /// The registry says something.
+    pub(crate) fn happened(&self, event: Event) {
+        self.tell(Command::Happened(event));
     }
 
-    /// A replica says something.
-    pub(crate) fn said(&self, event: Event) {
-        self.tell(Command::Said(event));
+    /// Why no replica takes work, in words for a client.
+    pub(crate) async fn why_none(&self, model: &str) -> String {
+        let replicas = self.watcher().observe().await.map_or_else(Vec::new, |it| it.replicas);
+        why_none(replicas.iter().filter(|replica| replica.model == model))
     }
 
     /// What is served now.
@@ -112,6 +113,13 @@ impl Watcher {
     /// What is served now.
     pub(crate) fn serving(&self) -> Serving {
         self.serving.borrow().clone()
+    }
+
+    /// A replica says something.
+    pub(super) fn happened(&self, event: Event) {
+        if let Some(inbox) = self.inbox.upgrade() {
+            let _ = inbox.send(Command::Happened(event));
+        }
     }
 
     /// Tells when what is served changes.

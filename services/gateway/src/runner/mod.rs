@@ -6,7 +6,7 @@
 
 mod handle;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use score::Tag;
 use service::trace::STAGE;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Span;
 
 pub(crate) use self::handle::{Ask, Handle, Unanswered, Watcher};
 use crate::core::{
-    Action, Announcement, Dispatch, Event, Gateway, Outcome, Refusal, ReplicaId, Request, RequestId, Stats, Time,
-    Version, elect,
+    Action, Dispatch, Event, Gateway, LinkId, Outcome, Refusal, ReplicaView, Request, RequestId, Serving, Stats, Time,
 };
 use crate::metrics;
 use crate::options::Tenants;
+use crate::replicas::Dialer;
 
 /// What the task is told.
 pub(crate) enum Command {
@@ -32,10 +32,8 @@ pub(crate) enum Command {
     Admit(Admit),
     /// Somebody went away.
     Cancel(RequestId),
-    /// A replica takes up work.
-    Joined(Announcement, Line),
-    /// A replica says something.
-    Said(Event),
+    /// The registry or a replica says something.
+    Happened(Event),
     /// Somebody wants to know how it goes.
     Observe(oneshot::Sender<Observation>),
 }
@@ -48,12 +46,11 @@ pub(crate) struct Admit {
     answer: oneshot::Sender<Result<Vec<Outcome>, Refusal>>,
 }
 
-/// The way to a replica, for one epoch.
-pub(crate) struct Line {
+/// A link that is open, or being opened; it is closed when this is dropped.
+struct Link {
     /// What is to be sent, in order. Credits bound it.
-    pub(crate) outbox: mpsc::UnboundedSender<Outgoing>,
-    /// Cancelled to give it up.
-    pub(crate) close: CancellationToken,
+    outbox: mpsc::UnboundedSender<Outgoing>,
+    _task: AbortOnDropHandle<()>,
 }
 
 /// What a replica is told.
@@ -64,23 +61,13 @@ pub(crate) enum Outgoing {
     Withdraw(Tag),
 }
 
-/// What is served.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Serving {
-    /// The version, once there was one.
-    pub(crate) version: Option<Version>,
-    /// Replicas that take work.
-    pub(crate) ready: usize,
-    /// Replicas of other versions, that would.
-    pub(crate) standby: usize,
-}
-
 /// How it goes.
 #[derive(Default)]
 pub(crate) struct Observation {
     pub(crate) stats: Stats,
     pub(crate) waiting: Vec<v1::TenantStatus>,
     pub(crate) scored: Scored,
+    pub(crate) replicas: Vec<ReplicaView>,
 }
 
 /// What has a score, since the start.
@@ -98,10 +85,11 @@ pub(crate) struct Runner {
     tenants: Arc<Tenants>,
     start: Instant,
     inbox: mpsc::UnboundedReceiver<Command>,
+    /// For links to speak through, which does not keep the task alive.
+    watcher: Watcher,
     requests: HashMap<RequestId, Waiting>,
-    lines: HashMap<ReplicaId, Line>,
-    /// Replicas that would take work: their epoch, and their version.
-    ready: BTreeMap<ReplicaId, (u64, Version)>,
+    dialer: Arc<Dialer>,
+    links: HashMap<LinkId, Link>,
     serving: watch::Sender<Serving>,
     scored: Scored,
     /// Tenants whose queues have a gauge.
@@ -130,23 +118,26 @@ const REPORT: Duration = Duration::from_secs(1);
 
 impl Runner {
     /// A runner that has not been started, and the handle to it.
-    pub(crate) fn new(model: Arc<str>, gateway: Gateway, tenants: Arc<Tenants>) -> (Self, Handle) {
+    pub(crate) fn new(model: Arc<str>, gateway: Gateway, tenants: Arc<Tenants>, dialer: Dialer) -> (Self, Handle) {
         let (sender, inbox) = mpsc::unbounded_channel();
         let (serving, state) = watch::channel(Serving::default());
         let start = Instant::now();
         let handle = Handle::new(sender, start, state);
-        let (requests, lines, ready) = (HashMap::new(), HashMap::new(), BTreeMap::new());
+        let watcher = handle.watcher();
+        let (requests, links, dialer) = (HashMap::new(), HashMap::new(), Arc::new(dialer));
         let (scored, gauges) = (Scored::default(), Vec::new());
-        (Self { model, gateway, tenants, start, inbox, requests, lines, ready, serving, scored, gauges }, handle)
+        let runner =
+            Self { model, gateway, tenants, start, inbox, watcher, requests, dialer, links, serving, scored, gauges };
+        (runner, handle)
     }
 
-    /// Runs until nobody holds a handle.
+    /// Runs until nobody holds a handle, or it is dropped; its links end with it.
     pub(crate) async fn run(mut self) {
         let mut commands = Vec::with_capacity(BATCH);
         let mut report = interval(REPORT);
         report.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let wakes = self.gateway.wakes_at(self.now()).map(|time| self.start + time.since(Time::default()));
+            let wakes = self.gateway.wakes_at().map(|time| self.start + time.since(Time::default()));
             tokio::select! {
                 biased;
                 received = self.inbox.recv_many(&mut commands, BATCH) => {
@@ -174,8 +165,12 @@ impl Runner {
                 self.requests.remove(&request);
                 self.happens(Event::Cancel(request));
             }
-            Command::Joined(announcement, line) => self.joined(announcement, line),
-            Command::Said(event) => self.said(event),
+            Command::Happened(event) => {
+                if let Event::Ended { link, .. } = &event {
+                    self.links.remove(link);
+                }
+                self.happens(event);
+            }
             Command::Observe(answer) => drop(answer.send(self.observe())),
         }
     }
@@ -195,68 +190,16 @@ impl Runner {
         self.happens(Event::Admit(request));
     }
 
-    fn joined(&mut self, announcement: Announcement, line: Line) {
-        let replica = announcement.replica;
-        if let Some(old) = self.lines.insert(replica, line) {
-            old.close.cancel();
-        }
-        self.ready.insert(replica, (announcement.epoch, announcement.version.clone()));
-        self.happens(Event::Joined(announcement));
-        self.elect();
-    }
-
-    fn said(&mut self, event: Event) {
-        match event {
-            Event::Left { replica, epoch } => {
-                self.lines.remove(&replica);
-                self.not_ready(replica, epoch);
-                self.happens(event);
-                self.elect();
-            }
-            Event::Draining { replica, epoch } => {
-                self.not_ready(replica, epoch);
-                self.happens(event);
-                self.elect();
-            }
-            other => self.happens(other),
-        }
-    }
-
-    fn not_ready(&mut self, replica: ReplicaId, epoch: u64) {
-        if self.ready.get(&replica).is_some_and(|(current, _)| *current == epoch) {
-            self.ready.remove(&replica);
-        }
-    }
-
-    /// Chooses the version that is served.
-    fn elect(&mut self) {
-        let served = self.serving.borrow().version.clone();
-        let elected = elect(served.as_ref(), self.ready.values().map(|(_, version)| version));
-        let ready = self.ready.values().filter(|(_, version)| Some(version) == elected.as_ref()).count();
-        let serving = Serving { version: elected.clone(), ready, standby: self.ready.len() - ready };
-        metrics::replicas(&self.model, &serving);
-        self.serving.send_if_modified(|before| std::mem::replace(before, serving.clone()) != serving);
-        if let Some(version) = elected.filter(|version| Some(version) != served.as_ref()) {
-            let (generation, fingerprint) = (version.generation, &version.fingerprint);
-            tracing::info!(model = &*self.model, generation, %fingerprint, "serving");
-            self.happens(Event::Serve(vec![version]));
-        }
-    }
-
     /// Tells the core, and does what it says.
     fn happens(&mut self, event: Event) {
         for action in self.gateway.handle(self.now(), event) {
             match action {
                 Action::Refuse { request, refusal } => self.refuse(request, refusal),
-                Action::Send { replica, dispatch, .. } => self.send(replica, dispatch),
-                Action::Withdraw { replica, tag, .. } => self.tell(replica, Outgoing::Withdraw(tag)),
-                // its line says that it has left
-                Action::Disconnect { replica, epoch } => {
-                    if let Some(line) = self.lines.remove(&replica) {
-                        line.close.cancel();
-                    }
-                    self.not_ready(replica, epoch);
-                }
+                Action::Dial { link, replica, address, epoch } => self.dial(link, replica, address, epoch),
+                Action::HangUp { link } => drop(self.links.remove(&link)),
+                Action::Serving(serving) => self.serve(serving),
+                Action::Send { link, dispatch } => self.send(link, dispatch),
+                Action::Withdraw { link, tag } => self.tell(link, Outgoing::Withdraw(tag)),
                 Action::Answer(outcome) => self.answer(outcome),
             }
         }
@@ -269,7 +212,27 @@ impl Runner {
         }
     }
 
-    fn send(&mut self, replica: ReplicaId, dispatch: Dispatch) {
+    fn dial(&mut self, link: LinkId, replica: String, address: String, epoch: u64) {
+        let (outbox, outgoing) = mpsc::unbounded_channel();
+        let (dialer, watcher) = (Arc::clone(&self.dialer), self.watcher.clone());
+        let task = tokio::spawn(async move {
+            let why = dialer.run((link, &address, epoch), outgoing, |event| watcher.happened(event)).await;
+            tracing::info!(replica, epoch, %why, "no link to a replica");
+            watcher.happened(Event::Ended { link, why });
+        });
+        self.links.insert(link, Link { outbox, _task: AbortOnDropHandle::new(task) });
+    }
+
+    fn serve(&mut self, serving: Serving) {
+        metrics::replicas(&self.model, &serving);
+        let before = self.serving.send_replace(serving.clone());
+        if let Some(version) = serving.version.filter(|version| before.version.as_ref() != Some(version)) {
+            let (generation, fingerprint) = (version.generation, &version.fingerprint);
+            tracing::info!(model = &*self.model, generation, %fingerprint, "serving");
+        }
+    }
+
+    fn send(&mut self, link: LinkId, dispatch: Dispatch) {
         let mut traceparent = Arc::default();
         if let Some(waiting) = self.requests.get_mut(&dispatch.request) {
             traceparent = Arc::clone(&waiting.traceparent);
@@ -281,13 +244,13 @@ impl Runner {
             }
         }
         let until = self.start + dispatch.deadline.since(Time::default());
-        self.tell(replica, Outgoing::Piece(dispatch, until, traceparent));
+        self.tell(link, Outgoing::Piece(dispatch, until, traceparent));
     }
 
     /// Says something to a replica. If its connection has ended, that is about to be heard.
-    fn tell(&self, replica: ReplicaId, what: Outgoing) {
-        if let Some(line) = self.lines.get(&replica) {
-            let _ = line.outbox.send(what);
+    fn tell(&self, link: LinkId, what: Outgoing) {
+        if let Some(link) = self.links.get(&link) {
+            let _ = link.outbox.send(what);
         }
     }
 
@@ -307,19 +270,29 @@ impl Runner {
     }
 
     fn observe(&self) -> Observation {
+        let (stats, replicas) = (self.gateway.stats(), self.gateway.replicas().collect());
+        Observation { stats, waiting: self.waiting(), scored: self.scored, replicas }
+    }
+
+    fn waiting(&self) -> Vec<v1::TenantStatus> {
         let backlog = |waiting: crate::core::Waiting<'_>| v1::TenantStatus {
             tenant: waiting.tenant.as_str().to_owned(),
             tokens: waiting.tokens,
             oldest_seconds: waiting.oldest.as_secs_f64(),
             pieces: waiting.pieces as u64,
         };
-        let waiting = self.gateway.waiting(self.now()).map(backlog).collect();
-        Observation { stats: self.gateway.stats(), waiting, scored: self.scored }
+        self.gateway.waiting(self.now()).map(backlog).collect()
     }
 
     fn report(&mut self) {
-        let Observation { stats, waiting, .. } = self.observe();
-        metrics::core(&self.model, &stats);
+        let waiting = self.waiting();
+        metrics::core(&self.model, &self.gateway.stats());
         self.gauges = metrics::waiting(&self.model, &self.tenants, &waiting, std::mem::take(&mut self.gauges));
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.serving.send_modify(|serving| (serving.ready, serving.standby) = (0, 0));
     }
 }

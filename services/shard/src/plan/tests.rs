@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use super::*;
 
 mod credits;
-mod simulation;
 mod watchdog;
 
 /// Numbers that look random and follow from a seed.

@@ -9,8 +9,9 @@ fn version(name: &str) -> Version {
 
 #[track_caller]
 fn check(served: Option<&str>, ready: &[&str], expected: Option<&str>) {
-    let ready: Vec<Version> = ready.iter().map(|name| version(name)).collect();
-    let found = elect(served.map(version).as_ref(), &ready);
+    let mut replicas = BTreeMap::new();
+    ready.iter().for_each(|name| *replicas.entry(version(name)).or_default() += 1);
+    let found = elect(served.map(version).as_ref(), &replicas);
     assert_eq!(found, expected.map(version));
 }
 

@@ -1,15 +1,12 @@
-//! The whole gateway, event by event; and in simulated time.
-
-mod cluster;
-mod fairness;
-mod simulation;
+//! The whole gateway, event by event.
 
 use std::num::NonZeroU32;
 
 use super::*;
+use score::Versions;
 use score::{Outputs, Partials, RankStep, Stamp, Tag, Tail};
 
-use crate::core::{Dispatch, Item, LaneId, Outcome, Scope, Version};
+use crate::core::{Dispatch, Item, LaneId, LinkId, News, Outcome, Rank, Record, Scope, Version, Welcome};
 
 const STEP: u64 = 100;
 
@@ -45,19 +42,42 @@ fn gateway(replicas: u64) -> Gateway {
         attempts: 3,
         step_tokens: STEP,
     };
-    let mut gateway = Gateway::new(settings);
-    assert!(gateway.handle(at(0), Event::Serve(vec![version()])).is_empty());
+    let (name, model, vocab) = ("g".into(), "m".into(), 1000);
+    let mut gateway = Gateway::new(
+        settings,
+        Terms { gateway: name, model, vocab, longest: STEP, protocol: Versions { lowest: 1, highest: 1 } },
+    );
     for replica in 0..replicas {
         join(&mut gateway, replica, 1);
     }
     gateway
 }
 
+fn link(link: u64) -> LinkId {
+    LinkId(link)
+}
+
+/// Names of replicas in the order in which equals are chosen.
+fn name(replica: u64) -> String {
+    let mut names: Vec<String> = (0..3).map(|name| format!("replica-{name}")).collect();
+    names.sort_by_key(|name| ReplicaId::of(name));
+    names[replica as usize].clone()
+}
+
+/// A replica begins a life and is given a link, numbered in order; what is done beside that.
 fn join(gateway: &mut Gateway, replica: u64, epoch: u64) -> Vec<Action> {
-    let replica = ReplicaId(replica);
-    let announcement = Announcement { replica, epoch, version: version(), ranks: 2, outputs: 1, step_tokens: STEP };
-    let mut actions = gateway.handle(at(0), Event::Joined(announcement));
-    actions.extend(gateway.handle(at(0), Event::Granted { replica, epoch, tokens: 2 * STEP as i64 }));
+    let (replica, model, address) = (name(replica), "m".to_owned(), "a".to_owned());
+    let record = Record { replica, rank: 0, model, state: Rank::Serving, address, ranks: 2, epoch };
+    let mut actions = gateway.handle(at(0), Event::Registry(News::Written(record)));
+    let dialed =
+        actions.iter().find_map(|action| if let Action::Dial { link, .. } = action { Some(*link) } else { None });
+    if let Some(link) = dialed {
+        let (protocol, ranks, step_tokens, vocab) = (1, 2, STEP, 1000);
+        let welcome = Welcome { protocol, epoch, version: version(), ranks, outputs: 1, step_tokens, vocab };
+        actions.extend(gateway.handle(at(0), Event::Welcomed { link, welcome }));
+        actions.extend(gateway.handle(at(0), Event::Granted { link, tokens: 2 * STEP as i64 }));
+    }
+    actions.retain(|action| !matches!(action, Action::Dial { .. } | Action::HangUp { .. } | Action::Serving(_)));
     actions
 }
 
@@ -65,10 +85,11 @@ fn join(gateway: &mut Gateway, replica: u64, epoch: u64) -> Vec<Action> {
 #[track_caller]
 fn sent(actions: Vec<Action>) -> Vec<(u64, Dispatch)> {
     let send = |action| match action {
-        Action::Send { replica, dispatch, .. } => (replica.0, dispatch),
+        Action::Send { link, dispatch } => Some((link.0, dispatch)),
+        Action::Serving(_) => None,
         other => panic!("not sent: {other:?}"),
     };
-    actions.into_iter().map(send).collect()
+    actions.into_iter().filter_map(send).collect()
 }
 
 #[track_caller]
@@ -95,9 +116,9 @@ fn computed(epoch: u64, logits: [f32; 2], checksums: [u64; 2]) -> Reply {
     Reply::Computed { ranks: ranks.into(), partials, tokens: 4 }
 }
 
-fn answer(gateway: &mut Gateway, replica: u64, tag: Tag, reply: Reply) -> Vec<Action> {
+fn answer(gateway: &mut Gateway, at_link: u64, tag: Tag, reply: Reply) -> Vec<Action> {
     let answers = vec![Answer { tag, conversation: 0, reply }];
-    gateway.handle(at(1), Event::Answered { replica: ReplicaId(replica), epoch: 1, answers })
+    gateway.handle(at(1), Event::Answered { link: link(at_link), answers })
 }
 
 fn good() -> Reply {
@@ -117,7 +138,7 @@ fn a_conversation_goes_out_and_comes_back_as_a_score() {
     let [Action::Answer(outcome)] = &actions[..] else { panic!("{actions:?}") };
     let stamp = Stamp { generation: 1, epoch: 1, step: 5 };
     let outputs = Outputs { score: 3.0, others: [].into() };
-    let score = Score { outputs, stamp, fingerprint: "f".into(), tokens: 4, replica: ReplicaId(0) };
+    let score = Score { outputs, stamp, fingerprint: "f".into(), tokens: 4, replica: ReplicaId::of(&name(0)) };
     assert_eq!(outcome.result, Ok(score));
     assert_eq!((outcome.queued, outcome.computed), (Duration::ZERO, Duration::from_millis(1)));
     // a second answer is heard by nobody
@@ -143,7 +164,7 @@ fn nothing_is_sent_without_credit_and_a_group_falls_into_pieces() {
 fn what_a_lost_replica_had_goes_to_another_and_a_late_answer_is_not_heard() {
     let mut gateway = gateway(2);
     let (replica, first) = sent_one(gateway.handle(at(0), Event::Admit(request(0, 100, &[conversation(10)]))));
-    let left = Event::Left { replica: ReplicaId(replica), epoch: 1 };
+    let left = Event::Ended { link: link(replica), why: NoLink::Closed };
     let (other, second) = sent_one(gateway.handle(at(1), left.clone()));
     assert_eq!((other, second), (1, Tag { attempt: 2, ..first }));
     assert!(gateway.handle(at(1), left).is_empty());
@@ -159,11 +180,12 @@ fn what_a_lost_replica_had_goes_to_another_and_a_late_answer_is_not_heard() {
 fn a_replica_in_a_new_life_has_lost_what_it_had() {
     let mut gateway = gateway(1);
     let (_, first) = sent_one(gateway.handle(at(0), Event::Admit(request(0, 100, &[conversation(10)]))));
-    let (_, second) = sent_one(join(&mut gateway, 0, 2));
+    let (next, second) = sent_one(join(&mut gateway, 0, 2));
+    assert_eq!(next, 1);
     assert!(join(&mut gateway, 0, 1).is_empty(), "that life is over");
     assert!(answer(&mut gateway, 0, first, good()).is_empty());
     let answers = vec![Answer { tag: second, conversation: 0, reply: good() }];
-    let stale = gateway.handle(at(1), Event::Answered { replica: ReplicaId(0), epoch: 2, answers });
+    let stale = gateway.handle(at(1), Event::Answered { link: link(1), answers });
     // partial logits of an old epoch in the new one's answer: not a score; it waits for the replica to recover
     assert!(stale.is_empty());
     assert_eq!((gateway.stats().waiting_pieces, gateway.stats().retried), (1, 2));
@@ -189,7 +211,7 @@ fn a_replica_that_keeps_failing_gets_nothing_for_a_while() {
     let (_, mut tag) = sent_one(gateway.handle(at(0), Event::Admit(request(0, 9_000, &[conversation(10)]))));
     tag = sent_one(answer(&mut gateway, 0, tag, Reply::Failed("no memory".to_owned()))).1;
     assert!(answer(&mut gateway, 0, tag, different_rows()).is_empty());
-    assert_eq!(gateway.wakes_at(at(1)), Some(at(5_001)));
+    assert_eq!(gateway.wakes_at(), Some(at(5_001)));
     tag = sent_one(gateway.handle(at(5_001), Event::Tick)).1;
     assert_eq!(answered(answer(&mut gateway, 0, tag, good())), Ok(3.0));
 }
@@ -208,7 +230,7 @@ fn a_score_that_is_not_finite_gets_a_second_opinion() {
         assert_eq!(replica, 0);
         let (other, tag) = sent_one(answer(&mut gateway, replica, tag, nan()));
         assert_eq!(answered(answer(&mut gateway, other, tag, good())), Ok(3.0));
-        let grant = Event::Granted { replica: ReplicaId(0), epoch: 1, tokens: 200 };
+        let grant = Event::Granted { link: link(0), tokens: 200 };
         assert!(gateway.handle(at(1), grant).is_empty());
     }
     let (replica, _) = sent_one(gateway.handle(at(1), Event::Admit(request(3, 100, &[conversation(10)]))));
@@ -222,7 +244,7 @@ fn siblings_of_what_fails_keep_their_scores() {
     let (_, tag) = sent_one(gateway.handle(at(0), Event::Admit(request(0, 100, &[Item::new(&group, 20)]))));
     let replies = [good(), different_rows(), good()];
     let answers = replies.into_iter().enumerate().map(|(conversation, reply)| Answer { tag, conversation, reply });
-    let event = Event::Answered { replica: ReplicaId(0), epoch: 1, answers: answers.collect() };
+    let event = Event::Answered { link: link(0), answers: answers.collect() };
     let mut actions = gateway.handle(at(1), event);
     let (_, dispatch) = sent(actions.split_off(2)).remove(0);
     assert!(actions.iter().all(|action| matches!(action, Action::Answer(Outcome { result: Ok(_), .. }))));
@@ -271,23 +293,24 @@ fn deadlines_pass_in_the_queue_and_on_the_way() {
     let flood = (0..3).map(|id| request(id, 50 + id, &[conversation(90)]));
     let actions: Vec<_> = flood.flat_map(|request| gateway.handle(at(0), Event::Admit(request))).collect();
     assert_eq!(sent(actions).len(), 2);
-    assert_eq!(gateway.wakes_at(at(0)), Some(at(50)));
+    assert_eq!(gateway.wakes_at(), Some(at(50)));
     let actions = gateway.handle(at(52), Event::Tick);
     let late =
         |action: &&Action| matches!(action, Action::Answer(Outcome { result: Err(Failure::DeadlineExceeded), .. }));
     assert_eq!(actions.iter().filter(late).count(), 3);
     assert_eq!(actions.iter().filter(|action| matches!(action, Action::Withdraw { .. })).count(), 2);
-    assert_eq!((gateway.stats().requests, gateway.wakes_at(at(52))), (0, None));
+    assert_eq!((gateway.stats().requests, gateway.wakes_at()), (0, None));
 }
 
 #[test]
 fn a_replica_that_does_nothing_is_given_up() {
     let mut gateway = gateway(2);
     let (hung, _) = sent_one(gateway.handle(at(0), Event::Admit(request(0, 9_000, &[conversation(10)]))));
-    assert_eq!(gateway.wakes_at(at(0)), Some(at(1_000)));
+    assert_eq!(gateway.wakes_at(), Some(at(1_000)));
     let mut actions = gateway.handle(at(1_000), Event::Tick);
     let disconnect = actions.remove(0);
-    assert!(matches!(disconnect, Action::Disconnect { replica, epoch: 1 } if replica.0 == hung));
+    assert!(matches!(disconnect, Action::HangUp { link } if link.0 == hung));
+    actions.retain(|action| matches!(action, Action::Send { .. }));
     assert_eq!(sent_one(actions).0, 1 - hung);
 }
 

@@ -18,14 +18,12 @@ fn a_record_is_read_from_its_key_and_value() {
         replica: "a".to_owned(),
         rank: 1,
         model: "m".to_owned(),
-        state: RankProgress::Serving,
+        state: Rank::Serving,
         address: "h:1".to_owned(),
         ranks: 2,
         epoch: 7,
     };
     assert_eq!(try_read("replicas/a/ranks/1", &record()), Ok(Some(expected)));
-    assert_eq!(key("a", 1), Some(Key::new("replicas/a/ranks/1").unwrap()));
-    assert_eq!(key("a b", 1), None);
 }
 
 #[test]

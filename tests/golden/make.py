@@ -48,7 +48,7 @@ class Recipe:
     head_dim: int = 64
     intermediate: int = 192
     vocab: int = 768
-    window: int = 24  # Gemma-2 only; small, so that most conversations are longer
+    window: int = 24  # where there are windows; small, so that most conversations are longer
 
 
 CHOICES = {"layout": [4, 5], "dtype": ["float32", "float16", "bfloat16"]}
@@ -58,7 +58,10 @@ RECIPES = {
     "gemma2-v5": Recipe("gemma2", seed=12),
     "llama-sharded": Recipe("llama", seed=13, layout=4, layers=3, shard_size="300KB"),
     "qwen3": Recipe("qwen3", seed=14, layers=3, dtype="float32"),
+    "qwen2": Recipe("qwen2", seed=15, layout=4, layers=3),
+    "mistral": Recipe("mistral", seed=16, layers=3, dtype="float16"),
 }
+ALTERNATING = {"gemma2", "mistral"}  # templates that refuse a system role
 
 # === text ===
 
@@ -104,7 +107,7 @@ def conversations(rng, arch):
         turns("Think first.", "<think>\n4 + 5 = 9\n</think>\n\nNine."),
         turns(prose(rng, 8), prose(rng, 30)),
     ]
-    if arch != "gemma2":  # whose template refuses a system role
+    if arch not in ALTERNATING:
         found.append([{"role": "system", "content": " Be brief. "}] + turns("Who are you?", "A table of numbers."))
     return found
 
@@ -144,6 +147,24 @@ LLAMA_TEMPLATE = """\
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
 {%- endif %}
 """
+
+# The published one of the first Mistral-Instruct models.
+MISTRAL_TEMPLATE = """\
+{{ bos_token }}{% for message in messages %}\
+{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\
+{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}\
+{% endif %}\
+{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}\
+{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token }}\
+{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}\
+{% endfor %}"""
+
+# Qwen2's: a system text of its own where there is none. Qwen2.5 has another text, and tools.
+QWEN2_TEMPLATE = """\
+{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
+{{ '<|im_start|>system\\nYou are a helpful assistant<|im_end|>\\n' }}{% endif %}\
+{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 
 # The published one less its tools: it looks back for the last question and rewrites the reasoning of what follows.
 QWEN_TEMPLATE = """\
@@ -194,9 +215,7 @@ def prepend(tok, bos):
         single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, tok.token_to_id(bos))])
 
 
-def gemma_tokenizer(rng, recipe):
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
-    newlines = ["\n", "\n\n", "\n\n\n"]
+def sentencepiece(rng, recipe, special, newlines):
     tok = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tok.normalizer = normalizers.Replace(" ", "▁")
     tok.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
@@ -209,8 +228,21 @@ def gemma_tokenizer(rng, recipe):
     if recipe.newline_tokens:
         tok.add_tokens([AddedToken(text, normalized=False, special=False) for text in newlines])
     tok.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return tok
+
+
+def gemma_tokenizer(rng, recipe):
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    tok = sentencepiece(rng, recipe, special, ["\n", "\n\n", "\n\n\n"])
     prepend(tok, "<bos>")
     return tok, GEMMA_TEMPLATE, dict(bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>")
+
+
+def mistral_tokenizer(rng, recipe):
+    tok = sentencepiece(rng, recipe, ["<unk>", "<s>", "</s>"], [])
+    prepend(tok, "<s>")
+    # it has no token for padding; the unknown one is what many take, and byte pieces leave nothing unknown
+    return tok, MISTRAL_TEMPLATE, dict(bos_token="<s>", eos_token="</s>", pad_token="<unk>", unk_token="<unk>")
 
 
 def byte_level(rng, recipe, special, digits):
@@ -233,12 +265,16 @@ def llama_tokenizer(rng, recipe):
 def qwen_tokenizer(rng, recipe):
     tok = byte_level(rng, recipe, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "")
     tok.normalizer = normalizers.NFC()
+    if recipe.arch == "qwen2":
+        return tok, QWEN2_TEMPLATE, dict(eos_token="<|im_end|>", pad_token="<|endoftext|>")
     tok.add_tokens([AddedToken(text, normalized=False, special=False) for text in ("<think>", "</think>")])
     return tok, QWEN_TEMPLATE, dict(eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
 def make_tokenizer(rng, recipe):
-    build = dict(gemma2=gemma_tokenizer, llama=llama_tokenizer, qwen3=qwen_tokenizer)[recipe.arch]
+    build = dict(
+        gemma2=gemma_tokenizer, llama=llama_tokenizer, mistral=mistral_tokenizer, qwen2=qwen_tokenizer,
+        qwen3=qwen_tokenizer)[recipe.arch]
     tok, template, names = build(rng, recipe)
     if not recipe.bos_in_template:
         template = template.replace("{{ bos_token }}", "").replace("{{- bos_token }}\n", "")
@@ -263,6 +299,14 @@ def make_config(recipe, tok):
         return transformers.LlamaConfig(**shape, max_position_embeddings=131072, rope_parameters=dict(
             rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
             original_max_position_embeddings=64))
+    if recipe.arch == "mistral":
+        return transformers.MistralConfig(
+            **shape, max_position_embeddings=32768, sliding_window=recipe.window,
+            rope_parameters=dict(rope_type="default", rope_theta=10000.0))
+    if recipe.arch == "qwen2":
+        return transformers.Qwen2Config(
+            **shape, max_position_embeddings=32768, use_sliding_window=True, sliding_window=recipe.window, max_window_layers=1,
+            rope_parameters=dict(rope_type="default", rope_theta=1000000.0))
     return transformers.Qwen3Config(
         **shape, max_position_embeddings=40960, tie_word_embeddings=True,
         rope_parameters=dict(rope_type="default", rope_theta=1000000.0))
@@ -277,6 +321,8 @@ def weight_law(name, fan_in, recipe):
     branch, gemma = 0.3, recipe.arch == "gemma2"
     if gemma and ("post_attention_layernorm" in name or "post_feedforward_layernorm" in name):
         return branch - 1.0, 0.1  # applied as (1 + w), to the output of the block
+    if "bias" in name:
+        return 0.0, 0.5
     if "norm" in name:
         return (0.0 if gemma else 1.0), 0.3
     if "embed_tokens" in name:
@@ -399,6 +445,15 @@ def sensitivity(folder):
             "theta": dict(rope_parameters=plain_rope),
         },
         "llama": {"no rope scaling": dict(rope_parameters=plain_rope), "gelu": dict(hidden_act="gelu_pytorch_tanh")},
+        "mistral": {
+            "window + 1": dict(sliding_window=window + 1), "no window": dict(sliding_window=None),
+            "theta": dict(rope_parameters=plain_rope), "gelu": dict(hidden_act="gelu_pytorch_tanh"),
+        },
+        "qwen2": {
+            "window + 1": dict(sliding_window=window + 1), "no window": dict(layer_types=[full] * layers),
+            "window on every layer": dict(layer_types=[sliding] * layers),
+            "theta": dict(rope_parameters=plain_rope), "gelu": dict(hidden_act="gelu_pytorch_tanh"),
+        },
         "qwen3": {"theta": dict(rope_parameters=plain_rope), "gelu": dict(hidden_act="gelu_pytorch_tanh")},
     }[config.model_type] | {"eps 1e-6": dict(rms_norm_eps=1e-6)}
     for name, changes in mistakes.items():

@@ -59,7 +59,7 @@ pub(crate) fn golden(args: &Args) -> Result<Vec<(&str, Checkpoint)>> {
 }
 
 pub(crate) fn config(file: &Path) -> Result<Config> {
-    Ok(Config::parse(file, &read(file)?)?.0)
+    Ok(Config::parse(file, &read(file)?)?)
 }
 
 pub(crate) fn read(file: &Path) -> Result<String> {

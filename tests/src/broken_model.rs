@@ -208,10 +208,13 @@ fn a_tensor_that_nobody_reads_is_a_warning() {
 }
 
 #[test]
-fn a_field_that_nobody_knows_is_a_warning() {
+fn a_field_that_nobody_knows_is_an_error_unless_it_is_off() {
     let folder = copy("qwen3");
-    damage(folder.path(), &Text("config.json", "\"hidden_act\"", "\"mystery\": 7, \"hidden_act\""));
-    let call = call(folder.path(), &[]);
-    assert_eq!(call.status, Some(0), "{}", call.stderr);
-    assert!(call.stderr.contains("WARN") && call.stderr.contains("mystery"), "{}", call.stderr);
+    damage(folder.path(), &Text("config.json", "\"hidden_act\"", "\"mystery\": false, \"hidden_act\""));
+    let off = call(folder.path(), &[]);
+    assert_eq!((off.status, off.stderr.as_str()), (Some(0), ""));
+    damage(folder.path(), &Text("config.json", "\"mystery\": false", "\"mystery\": 7"));
+    let on = call(folder.path(), &[]);
+    assert_eq!(on.status, Some(2), "{}", on.stderr);
+    assert!(on.stderr.contains("config.json: mystery is 7, which is not implemented for Qwen3"), "{}", on.stderr);
 }

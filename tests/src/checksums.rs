@@ -44,7 +44,7 @@ pub(crate) fn with_another_row(name: &str, token: u32, folder: &Path) -> PathBuf
 fn ranks(name: &str, compute: &Compute, second: Option<PathBuf>) -> Vec<Model> {
     let folder = golden(name);
     let file = folder.join("config.json");
-    let (config, _) = Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap();
+    let config = Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap();
     let weights = [folder.join("model.safetensors"), second.unwrap_or_else(|| folder.join("model.safetensors"))];
     let load = |(end, weights): (_, &PathBuf)| {
         Model::load(&config, std::slice::from_ref(weights), Arc::new(end) as Arc<dyn Collective>, compute).unwrap().0

@@ -45,7 +45,7 @@ fn sequences(name: &str, count: usize) -> Vec<Arc<[u32]>> {
 fn rank(name: &str, collective: Arc<dyn Collective>, compute: &Compute) -> Result<Model, model::Error> {
     let folder = golden(name);
     let file = folder.join("config.json");
-    let (config, _) = Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap();
+    let config = Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap();
     let mut weights: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     weights.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
     weights.sort();
@@ -204,8 +204,7 @@ fn no_algorithm_is_taken_whose_bits_depend_on_the_rows() {
 fn numerics_tell_apart_what_matmuls_add() {
     let test = "gpu::numerics_tell_apart_what_matmuls_add";
     Machine::with(1).run(test, || {
-        let file = golden("qwen3").join("config.json");
-        let (config, _) = Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap();
+        let config = replica::config("qwen3");
         let line = |dtype| model::numerics(&config, &compute(Device::Cuda(0), dtype), 1).unwrap();
         let bf16 = line(Dtype::Bf16);
         assert!(bf16.starts_with("cuda Fake, sm_90 bf16 cublaslt=130000 matmul="), "{bf16}");

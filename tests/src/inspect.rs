@@ -6,7 +6,7 @@ use tests::{GOLDEN, golden};
 use crate::assay::{Call, assay, expected, ids, jsonl, messages, score};
 
 /// What is said of each golden checkpoint, by the name of the row.
-const SAID: [(&str, &[(&str, &str)]); 4] = [
+const SAID: [(&str, &[(&str, &str)]); 6] = [
     (
         "gemma2-v4",
         &[
@@ -37,6 +37,27 @@ const SAID: [(&str, &[(&str, &str)]); 4] = [
             ("rope", "theta 500000, llama3 scaling"),
             ("limit", "131072 tokens"),
             ("bos", "exactly one <|begin_of_text|> (0)"),
+        ],
+    ),
+    (
+        "mistral",
+        &[
+            ("architecture", "Mistral, 3 layers"),
+            ("window", "24 tokens, on 3 of 3 layers"),
+            ("rope", "theta 10000"),
+            ("bos", "exactly one <s> (1)"),
+            ("chat template", "chat_template.jinja"),
+        ],
+    ),
+    (
+        "qwen2",
+        &[
+            ("architecture", "Qwen2, 3 layers"),
+            ("attention", "8 heads, 4 key/value heads, head_dim 64, scale 0.125000"),
+            ("window", "24 tokens, on 2 of 3 layers"),
+            ("tensor-parallel", "1, 2, 4"),
+            ("bos", "none"),
+            ("chat template", "tokenizer_config.json"),
         ],
     ),
     (

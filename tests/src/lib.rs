@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The checkpoints that are committed with their reference scores; `tests/golden/README.md` says what each is for.
-pub const GOLDEN: [&str; 4] = ["gemma2-v4", "gemma2-v5", "llama-sharded", "qwen3"];
+pub const GOLDEN: [&str; 6] = ["gemma2-v4", "gemma2-v5", "llama-sharded", "mistral", "qwen2", "qwen3"];
 
 /// The folder that holds the workspace's `Cargo.toml`.
 pub fn repo_root() -> PathBuf {

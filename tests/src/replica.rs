@@ -12,13 +12,17 @@ pub(crate) fn load(name: &str, ranks: usize, threads: usize) -> Replica {
     load_with(name, threads, vec![Compute::default(); ranks])
 }
 
+/// What a golden checkpoint is.
+pub(crate) fn config(name: &str) -> Config {
+    let file = golden(name).join("config.json");
+    Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap()
+}
+
 /// Loads a golden checkpoint, for ranks that compute there.
 pub(crate) fn load_with(name: &str, threads: usize, computes: Vec<Compute>) -> Replica {
-    let folder = golden(name);
-    let file = folder.join("config.json");
-    let (config, warnings) = Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap();
-    assert_eq!(warnings, Vec::<String>::new(), "{name}");
-    let mut weights: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let config = config(name);
+    let mut weights: Vec<PathBuf> =
+        std::fs::read_dir(golden(name)).unwrap().map(|entry| entry.unwrap().path()).collect();
     weights.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
     weights.sort();
     let replica = Replica::load(&ReplicaOptions { config, weights, threads, computes }).unwrap();

@@ -48,7 +48,7 @@ pub(crate) const OLD: Versions = Versions { lowest: 1, highest: 1 };
 pub(crate) fn options(ranks: std::ops::Range<usize>, world_size: usize) -> WorkerOptions {
     let folder = golden(MODEL);
     let file = folder.join("config.json");
-    let (config, _) = Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap();
+    let config = Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap();
     let weights = vec![folder.join("model.safetensors")];
     let computes = vec![Compute { step_tokens: STEP_TOKENS, ..Compute::default() }; ranks.len()];
     WorkerOptions {

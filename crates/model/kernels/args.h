@@ -51,13 +51,14 @@ struct RopeTableArgs {
     int64_t pairs;
 };
 
-// Rotates heads in place; first normalises them if there are weights.
+// Rotates heads in place; before that adds a bias if there is one, and normalises them if there are weights.
 struct RopeArgs {
     void* x;  // [rows, heads x head_dim]
     int64_t stride;
     const float* table;  // [rows, head_dim / 2, 2]
     int64_t heads;
     int64_t head_dim;
+    const float* bias;    // [heads x head_dim], or null
     const float* weight;  // [head_dim], or null
     double eps;
 };
@@ -74,6 +75,7 @@ struct AttentionArgs {
     int64_t query_stride;
     const void* keys;  // [rows, kv_heads x head_dim]
     const void* values;
+    const float* value_bias;  // [kv_heads x head_dim], or null
     int64_t key_stride;
     void* out;  // [rows, heads x head_dim]
     int64_t out_stride;

@@ -1,6 +1,7 @@
 // Attention over the prefix tree: a tile of query rows of one segment sees the keys of its ancestors and its own, read
 // in place, causal, with soft-cap and window by absolute position. Keys are taken in blocks that begin at absolute
 // multiples of BLOCK_KEYS, from the tile's last position down: what a row computes depends on its own path alone.
+// A bias of the values is added to the result: weights sum to one, and so nobody has to go over the values before.
 // Block x is the tile, block y the query head.
 #pragma once
 
@@ -185,10 +186,16 @@ struct AttentionTile {
             const int row = warp() * 16 + lane() / 4 + half * 8;
             if (row >= static_cast<int>(tile.rows)) continue;
             const float factor = 1.0f / total;
+            const float* bias = args.value_bias ? args.value_bias + head / args.group * HEAD_DIM + lane() % 4 * 2 : nullptr;
             T* to = static_cast<T*>(args.out) + (tile.row + row) * args.out_stride + head * HEAD_DIM + lane() % 4 * 2;
         UNROLL
             for (int n = 0; n < HEAD_DIM / 8; n++) {
-                *reinterpret_cast<uint32_t*>(to + n * 8) = pack_two<T>(out[n][half * 2] * factor, out[n][half * 2 + 1] * factor);
+                float first = out[n][half * 2] * factor, second = out[n][half * 2 + 1] * factor;
+                if (bias) {
+                    first += bias[n * 8];
+                    second += bias[n * 8 + 1];
+                }
+                *reinterpret_cast<uint32_t*>(to + n * 8) = pack_two<T>(first, second);
             }
         }
     }
@@ -288,7 +295,9 @@ DEVICE void attention_plain(const AttentionArgs& args, char* shared) {
         T* to = static_cast<T*>(args.out) + (tile.row + row) * args.out_stride + head * head_dim;
         for (int j = 0; j < MOST; j++) {
             const int64_t column = j * WARP + lane();
-            if (column < head_dim) to[column] = from_float<T>(out[j] / sum);
+            if (column >= head_dim) break;
+            const float x = out[j] / sum;
+            to[column] = from_float<T>(args.value_bias ? x + args.value_bias[kv_column + column] : x);
         }
     }
 }

@@ -1,5 +1,5 @@
-// Rotary position encoding, in the halves of transformers' rotate_half, with f32 angles; Qwen3's norm of each head
-// before it. Source: transformers, apply_rotary_pos_emb, Qwen3Attention.
+// Rotary position encoding, in the halves of transformers' rotate_half, with f32 angles; before it Qwen2's bias and
+// Qwen3's norm of each head. Source: transformers, apply_rotary_pos_emb, Qwen2Attention, Qwen3Attention.
 #pragma once
 
 #include "args.h"
@@ -29,6 +29,7 @@ DEVICE void rope(const RopeArgs& args, char*) {
     if (head >= args.heads) return;
     const int64_t half = args.head_dim / 2;
     T* x = static_cast<T*>(args.x) + block_x() * args.stride + head * args.head_dim;
+    const float* bias = args.bias ? args.bias + head * args.head_dim : nullptr;
     const float* table = args.table + block_x() * args.head_dim;
     float lower[MOST][2] = {}, upper[MOST][2] = {};
     float squares = 0;
@@ -39,6 +40,10 @@ DEVICE void rope(const RopeArgs& args, char*) {
         for (int j = 0; j < 2; j++) {
             lower[k][j] = to_float(low.values[j]);
             upper[k][j] = to_float(high.values[j]);
+            if (bias) {
+                lower[k][j] += bias[pair + j];
+                upper[k][j] += bias[half + pair + j];
+            }
             squares += lower[k][j] * lower[k][j] + upper[k][j] * upper[k][j];
         }
     }

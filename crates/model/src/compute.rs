@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use crate::config::{Architecture, Config};
+use half::{bf16, f16};
+
+use crate::config::Config;
 use crate::error::{Error, Result};
 
 /// Where a rank computes, and in which numbers.
@@ -62,7 +64,15 @@ impl Compute {
     /// [`Error::Device`], which says what would do.
     pub fn check(&self, config: &Config) -> Result<()> {
         self.check_dtype()?;
-        check_range(self.dtype, config.architecture)
+        let refused = config.blueprint.refused;
+        match refused.iter().find(|(dtype, _)| *dtype == self.dtype) {
+            Some((_, why)) => {
+                let fits = Dtype::ALL.iter().filter(|fit| refused.iter().all(|(dtype, _)| dtype != *fit));
+                let fits: Vec<_> = fits.map(Dtype::to_string).collect();
+                Err(Error::Device(format!("{why}: choose dtype {}", fits.join(" or "))))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Refuses what this build or this machine does not have.
@@ -90,16 +100,6 @@ impl Compute {
     }
 }
 
-/// Gemma-2's residual stream grows beyond the largest f16 in the middle of the model.
-fn check_range(dtype: Dtype, architecture: Architecture) -> Result<()> {
-    match (dtype, architecture) {
-        (Dtype::F16, Architecture::Gemma2) => Err(Error::Device(
-            "Gemma-2's activations are beyond the range of f16, which ends at 65504: choose dtype bf16 or f32".into(),
-        )),
-        _ => Ok(()),
-    }
-}
-
 impl Default for Compute {
     /// The CPU, with steps of any size.
     fn default() -> Self {
@@ -123,11 +123,22 @@ impl fmt::Display for Device {
 // === impl Dtype ===
 
 impl Dtype {
+    const ALL: [Self; 3] = [Self::Bf16, Self::F16, Self::F32];
+
     /// Bytes of a number.
     pub fn size(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// The nearest number.
+    pub(crate) fn round(self, x: f32) -> f32 {
+        match self {
+            Self::F32 => x,
+            Self::F16 => f16::from_f32(x).to_f32(),
+            Self::Bf16 => bf16::from_f32(x).to_f32(),
         }
     }
 }

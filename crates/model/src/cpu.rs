@@ -5,28 +5,27 @@ use candle_core::{Device, Tensor};
 use score::checksum::of_embedded;
 use score::{Checksum, Partials};
 
-use crate::architectures::{gemma2, llama, qwen3};
 use crate::batch::{PackedBatch, along_paths};
-use crate::config::{Architecture, Config};
 use crate::error::Result;
 use crate::forward::{Forward, Pending};
-use crate::layers::{Embedding, Head, Layer, Loader, Step};
+use crate::layers::{Block, Embedding, Head, Loader, Step};
 use crate::ops::{self, KvPool, Norm, RopeTable};
-use crate::plan::{Rows, StepPlan};
+use crate::plan::{self, Rows, StepPlan};
 
 /// One rank of a model.
 pub(crate) struct CpuModel {
     embedding: Embedding,
-    layers: Vec<Box<dyn Layer>>,
+    layers: Vec<Block>,
     final_norm: Norm,
     head: Head,
     inverse_frequencies: Vec<f32>,
-    /// Width of this rank's keys: kv_heads x head_dim / world size.
+    /// Width of this rank's keys.
     key_width: usize,
     block_rows: usize,
 }
 
-type LoadLayer = fn(&Loader<'_>, usize) -> Result<Box<dyn Layer>>;
+/// Query rows of a tile: enough to use a key block often, few enough to give every core some.
+const TILE_ROWS: usize = 32;
 
 // === impl CpuModel ===
 
@@ -36,29 +35,24 @@ impl CpuModel {
     /// # Errors
     /// If a tensor is missing or unfit.
     pub(crate) fn load(loader: &Loader<'_>) -> Result<Self> {
-        let (config, world_size) = (loader.config, loader.world_size());
-        let (embedding, final_norm, layer): (_, _, LoadLayer) = match config.architecture {
-            Architecture::Gemma2 => (gemma2::embedding(loader)?, gemma2::final_norm(loader)?, gemma2::layer),
-            Architecture::Llama => (llama::embedding(loader)?, llama::final_norm(loader)?, llama::layer),
-            Architecture::Qwen3 => (qwen3::embedding(loader)?, qwen3::final_norm(loader)?, qwen3::layer),
-        };
+        let (share, config) = (&loader.share, &loader.share.config);
         Ok(Self {
-            embedding,
-            final_norm,
-            layers: (0..config.layers()).map(|number| layer(loader, number)).collect::<Result<_>>()?,
+            embedding: loader.embedding()?,
+            layers: (0..config.layers()).map(|number| Block::load(loader, number)).collect::<Result<_>>()?,
+            final_norm: loader.norm(&share.final_norm())?,
             head: loader.head()?,
             inverse_frequencies: ops::inverse_frequencies(&config.rope, config.head_dim),
-            key_width: config.kv_heads / world_size * config.head_dim,
-            block_rows: block_rows(config, world_size),
+            key_width: share.key_width,
+            block_rows: block_rows(share.intermediate),
         })
     }
 
     fn forward(&self, batch: &PackedBatch, checksum: Checksum) -> Result<Partials> {
-        let plan = StepPlan::new(batch, self.block_rows);
+        let plan = StepPlan::new(batch, self.block_rows, TILE_ROWS);
         let step = Step {
             rope: RopeTable::new(&self.inverse_frequencies, plan.positions),
             pool: KvPool::new(batch.tokens.len(), self.key_width, &Device::Cpu)?,
-            runs: &plan.runs,
+            runs: plan::runs(batch),
         };
         let mut blocks = self.embed(batch, &plan.blocks)?; // (rows, hidden) each
         let paths = match checksum {
@@ -67,12 +61,12 @@ impl CpuModel {
         };
         let Some((last, inner)) = self.layers.split_last() else { return Ok(Partials::empty(self.head.outputs())) };
         for layer in inner {
-            self.keys_values(layer.as_ref(), &blocks, &plan.blocks, &step)?;
+            self.keys_values(layer, &blocks, &plan.blocks, &step)?;
             for (h, rows) in blocks.iter_mut().zip(&plan.blocks) {
                 *h = layer.forward(h, rows, &step)?;
             }
         }
-        self.keys_values(last.as_ref(), &blocks, &plan.blocks, &step)?;
+        self.keys_values(last, &blocks, &plan.blocks, &step)?;
         let mut partials = Partials::empty(self.head.outputs());
         for rows in &plan.pooled {
             let h = last.forward(&gather(&blocks, &plan.blocks, rows)?, rows, &step)?; // (pooled rows, hidden)
@@ -90,8 +84,8 @@ impl CpuModel {
         blocks.iter().map(|rows| self.embedding.forward(tokens(rows))).collect()
     }
 
-    fn keys_values(&self, layer: &dyn Layer, blocks: &[Tensor], plans: &[Rows], step: &Step<'_>) -> Result<()> {
-        blocks.iter().zip(plans).try_for_each(|(h, rows)| layer.keys_values(h, rows, step))
+    fn keys_values(&self, block: &Block, blocks: &[Tensor], plans: &[Rows], step: &Step) -> Result<()> {
+        blocks.iter().zip(plans).try_for_each(|(h, rows)| block.keys_values(h, rows, step))
     }
 }
 
@@ -113,9 +107,9 @@ fn embedded_checksums(batch: &PackedBatch, blocks: &[Tensor]) -> Result<Vec<u64>
 
 /// Rows that go through a layer together: few enough that the MLP's intermediates stay in the cache, many enough that
 /// the matmul runs at full speed.
-fn block_rows(config: &Config, world_size: usize) -> usize {
+fn block_rows(intermediate: usize) -> usize {
     const INTERMEDIATE_VALUES: usize = 4 << 20;
-    (INTERMEDIATE_VALUES / (2 * config.intermediate / world_size)).clamp(64, 512)
+    (INTERMEDIATE_VALUES / (2 * intermediate)).clamp(64, 512)
 }
 
 /// The pooled rows of the residual stream, `[pooled rows, hidden]`.

@@ -1,5 +1,5 @@
-//! Computes the partial logits of a packed batch on one rank of a reward model: Gemma-2, Llama-3 or Qwen3 with a
-//! classification head of one output, where a [`Compute`] says.
+//! Computes the partial logits of a packed batch on one rank of a reward model: Gemma-2, Llama-3, Mistral, Qwen2 or
+//! Qwen3 with a classification head of one output, where a [`Compute`] says.
 //!
 //! [`Model::load`] reads a rank's share of a checkpoint; [`Packer`] merges token sequences into the prefix tree of a
 //! [`PackedBatch`]; [`Model::forward`] computes each of its tokens once, [`Model::submit`] lets the caller prepare the
@@ -7,6 +7,7 @@
 
 mod architectures;
 mod batch;
+mod blueprint;
 mod compute;
 mod config;
 mod cpu;
@@ -21,7 +22,8 @@ mod plan;
 #[cfg(test)]
 #[path = "../build/ptxas/mod.rs"]
 mod ptxas;
-#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+mod share;
+#[cfg(feature = "trial")]
 pub mod trial;
 mod weights;
 
@@ -32,14 +34,16 @@ use collective::Collective;
 use score::{Checksum, Partials};
 
 pub use self::batch::{PackedBatch, Packer, Segment};
+pub use self::blueprint::Blueprint;
 pub use self::compute::{Compute, Device, Dtype};
-pub use self::config::{Activation, Architecture, Config, Llama3Scaling, Rope};
+pub use self::config::{Config, Llama3Scaling, Rope};
 use self::cpu::CpuModel;
 pub use self::error::{Error, Result};
 use self::forward::Forward;
 pub use self::forward::Pending;
 use self::layers::Loader;
 pub use self::numerics::numerics;
+use self::share::Share;
 use self::weights::Weights;
 
 /// One rank of a reward model.
@@ -68,7 +72,8 @@ impl Model {
         compute.check(config)?;
         compute.check_here()?;
         let weights = Weights::open(files)?;
-        let loader = Loader { config, weights: &weights, collective };
+        let share = Share::new(config, collective.rank(), collective.world_size());
+        let loader = Loader { share, weights: &weights, collective };
         let forward: Box<dyn Forward> = match compute.device {
             Device::Cpu => Box::new(CpuModel::load(&loader)?),
             #[cfg(any(feature = "cuda", feature = "host-kernels"))]

@@ -6,12 +6,14 @@ use candle_core::Tensor;
 
 use crate::compute::{Compute, Device};
 use crate::config::Config;
-#[cfg(feature = "cuda")]
-use crate::device::cuda::CudaDevice;
+#[cfg(any(feature = "cuda", feature = "host-kernels"))]
+use crate::device;
 #[cfg(not(feature = "cuda"))]
 use crate::error::Error;
 use crate::error::Result;
 use crate::ops;
+#[cfg(feature = "cuda")]
+use crate::share::Share;
 
 /// Grows whenever a change of the code may change the bits of a score on the CPU.
 const KERNELS: u32 = 1;
@@ -32,14 +34,17 @@ pub fn numerics(config: &Config, compute: &Compute, world_size: usize) -> Result
         }
         #[cfg(feature = "cuda")]
         Device::Cuda(ordinal) => {
-            let device = CudaDevice::open(ordinal, compute.dtype, std::sync::Arc::new(collective::Solo))?;
-            let device = device.numerics(&crate::device::matrix_shapes(config, world_size))?;
+            let device = device::cuda::CudaDevice::open(ordinal, compute.dtype, std::sync::Arc::new(collective::Solo))?;
+            let device = device.numerics(&Share::new(config, 0, world_size).matrix_shapes())?;
             Ok(format!("{device} tp={world_size}"))
         }
         #[cfg(not(feature = "cuda"))]
         Device::Cuda(_) => Err(Error::without_cuda()),
         #[cfg(feature = "host-kernels")]
-        Device::HostKernels => Ok(format!("host-kernels {} tp={world_size}", compute.dtype)),
+        Device::HostKernels => {
+            let (dtype, probe, version) = (compute.dtype, device::host::probe(), device::VERSION);
+            Ok(format!("host-kernels {dtype} libm={probe:08x} tp={world_size} kernels={version}"))
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! What a step's prefix tree means for the rows of its matrices: row blocks, positions, and the keys each query sees.
+//! What a step's prefix tree means for the rows of its matrices: row blocks, positions, and the keys each query sees. A
+//! CPU computes a step in several blocks, a device in one.
 
 use std::ops::Range;
 
@@ -50,26 +51,20 @@ pub(crate) struct StepPlan {
     pub(crate) pooled: Vec<Rows>,
     /// For each sequence: which pooled row, counted over all pooled blocks, is its own.
     pub(crate) pooled_row: Vec<usize>,
-    /// For each segment: the keys of its ancestors and its own, in the order of positions.
-    pub(crate) runs: Vec<Vec<Run>>,
     /// One more than the highest position.
     pub(crate) positions: usize,
 }
 
-/// Query rows of a tile: enough to use a key block often, few enough to give every core some.
-const TILE_ROWS: usize = 32;
-
 impl StepPlan {
-    /// Plans a batch in blocks of at most `block_rows` rows.
-    pub(crate) fn new(batch: &PackedBatch, block_rows: usize) -> Self {
+    /// Plans a batch in blocks of at most `block_rows` rows, and tiles of at most `tile_rows`.
+    pub(crate) fn new(batch: &PackedBatch, block_rows: usize, tile_rows: usize) -> Self {
         let mut ending: Vec<usize> = batch.ends.clone();
         ending.sort_unstable();
         ending.dedup();
         Self {
-            blocks: even_blocks(0..batch.tokens.len(), block_rows).map(|rows| block(batch, rows)).collect(),
+            blocks: even_blocks(0..batch.tokens.len(), block_rows).map(|rows| block(batch, rows, tile_rows)).collect(),
             pooled: even_blocks(0..ending.len(), block_rows).map(|part| pooled_block(batch, &ending[part])).collect(),
             pooled_row: batch.ends.iter().map(|end| ending.binary_search(end).unwrap_or_default()).collect(),
-            runs: (0..batch.segments.len()).map(|segment| runs(&batch.segments, segment)).collect(),
             positions: batch.segments.iter().map(|segment| segment.position + segment.rows.len()).max().unwrap_or(0),
         }
     }
@@ -82,7 +77,7 @@ fn even_blocks(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<u
     (0..parts).map(move |part| range.start + len * part / parts..range.start + len * (part + 1) / parts)
 }
 
-fn block(batch: &PackedBatch, rows: Range<usize>) -> Rows {
+fn block(batch: &PackedBatch, rows: Range<usize>, tile_rows: usize) -> Rows {
     let mut block = Rows { sources: rows.clone().map(|row| row as u32).collect(), ..Rows::default() };
     let first = batch.segments.partition_point(|segment| segment.rows.end <= rows.start);
     for (number, segment) in batch.segments.iter().enumerate().skip(first) {
@@ -92,8 +87,8 @@ fn block(batch: &PackedBatch, rows: Range<usize>) -> Rows {
         }
         let position = |row: usize| segment.position + row - segment.rows.start;
         block.positions.extend(own.clone().map(|row| position(row) as u32));
-        for start in own.clone().step_by(TILE_ROWS) {
-            let end = own.end.min(start + TILE_ROWS);
+        for start in own.clone().step_by(tile_rows) {
+            let end = own.end.min(start + tile_rows);
             let tile = start - rows.start..end - rows.start;
             block.tiles.push(Tile { rows: tile, position: position(start), segment: number });
         }
@@ -113,7 +108,12 @@ fn pooled_block(batch: &PackedBatch, ending: &[usize]) -> Rows {
     block
 }
 
-fn runs(segments: &[Segment], segment: usize) -> Vec<Run> {
+/// For each segment: the keys of its ancestors and its own, in the order of positions.
+pub(crate) fn runs(batch: &PackedBatch) -> Vec<Vec<Run>> {
+    (0..batch.segments.len()).map(|segment| runs_to(&batch.segments, segment)).collect()
+}
+
+fn runs_to(segments: &[Segment], segment: usize) -> Vec<Run> {
     let path = std::iter::successors(Some(segment), |&segment| segments[segment].parent);
     let run = |segment: usize| {
         let Segment { rows, position, .. } = &segments[segment];

@@ -43,8 +43,8 @@ fn describe(output: &mut impl Write, opened: &Opened, computes: &[Compute]) -> R
         (
             "architecture",
             format!(
-                "{:?}, {} layers, hidden {}, intermediate {}",
-                config.architecture,
+                "{}, {} layers, hidden {}, intermediate {}",
+                config.blueprint.name,
                 config.layers(),
                 config.hidden,
                 config.intermediate

@@ -33,14 +33,11 @@ pub(crate) struct Opened {
 // === impl Located ===
 
 impl Located {
-    /// Finds the model, fetching it if it is on the hub, and reads its config. Warns of fields that nobody knows.
+    /// Finds the model, fetching it if it is on the hub, and reads its config.
     pub(crate) fn find(choice: &ModelChoice) -> Result<Self> {
         let checkpoint = checkpoint::locate(&choice.model, &choice.hub)?;
         let config = read_to_string(&checkpoint.config)?;
-        let (config, warnings) = Config::parse(&checkpoint.config, &config)?;
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
+        let config = Config::parse(&checkpoint.config, &config)?;
         Ok(Self { checkpoint, config })
     }
 

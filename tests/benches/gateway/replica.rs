@@ -53,7 +53,7 @@ impl Replica {
     pub(crate) async fn start(registry: &Registry, model: &Path) -> Self {
         let checkpoint = checkpoint::locate(model.to_str().unwrap(), &HubOptions::default()).unwrap();
         let config = std::fs::read_to_string(&checkpoint.config).unwrap();
-        let (config, _) = model::Config::parse(&checkpoint.config, &config).unwrap();
+        let config = model::Config::parse(&checkpoint.config, &config).unwrap();
         let text_digest = checkpoint.text_digest().unwrap().to_string().into();
         let leader = Leader { text_digest, vocab: config.vocab as u32, grants: Arc::new(AtomicBool::new(true)) };
         let network = Network::tcp(None, None);

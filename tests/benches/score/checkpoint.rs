@@ -40,7 +40,7 @@ pub(crate) fn write(folder: &Path) -> OnDisk {
     });
     let weights = folder.join("model.safetensors");
     safetensors::serialize_to_file(views, None, &weights).expect("a writable folder");
-    let (config, _) = Config::parse(&path, &config).expect("a sound config");
+    let config = Config::parse(&path, &config).expect("a sound config");
     OnDisk { folder: folder.to_owned(), config, weights: vec![weights] }
 }
 

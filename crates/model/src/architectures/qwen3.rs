@@ -1,16 +1,35 @@
-//! Qwen3 (transformers, models/qwen3/modeling_qwen3.py): Llama with a norm on each head of queries and keys, before
-//! they are rotated.
+//! Qwen3 (transformers, models/qwen3): Llama with a norm on each head of queries and keys, before they are turned.
 
-use crate::error::Result;
-use crate::layers::{Layer, Loader, QueryKeyNorms};
+use super::LLAMAS;
+use crate::blueprint::*;
 
-pub(crate) use super::llama::{embedding, final_norm};
-
-/// Loads layer `layer`.
-pub(crate) fn layer(loader: &Loader<'_>, layer: usize) -> Result<Box<dyn Layer>> {
-    let norm = |name: &str| {
-        let name = format!("model.layers.{layer}.self_attn.{name}_norm.weight");
-        loader.norm(&name, loader.config.head_dim, 0.0)
-    };
-    super::llama::layer_with(loader, layer, Some(QueryKeyNorms { query: norm("q")?, key: norm("k")? }))
-}
+pub(super) const BLUEPRINT: Blueprint = Blueprint {
+    name: "Qwen3",
+    model_type: "qwen3",
+    head: Head::Linear { class: "ForSequenceClassification", weight: "score.weight" },
+    embedding: "model.embed_tokens",
+    embedding_scale: EmbeddingScale::One,
+    layers: "model.layers",
+    projections: LLAMAS,
+    biases: Biases::None,
+    norms: LayerNorms {
+        before_attention: "input_layernorm",
+        after_attention: None,
+        before_mlp: "post_attention_layernorm",
+        after_mlp: None,
+        queries: Some("self_attn.q_norm"),
+        keys: Some("self_attn.k_norm"),
+    },
+    final_norm: "model.norm",
+    norm_weight: NormWeight::Stored,
+    activation: Activation::Silu,
+    activation_field: "hidden_act",
+    rope: RopePairs::Halves,
+    attention_scale: AttentionScale::HeadDim,
+    soft_cap: SoftCap::None,
+    windows: Windows::WhereUsed { usual: 4096, usual_first: 28 },
+    usual_kv_heads: Some(32),
+    usual_head_dim: Some(128),
+    refused: &[],
+    without_effect: "",
+};

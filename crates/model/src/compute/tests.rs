@@ -12,10 +12,10 @@ use crate::numerics;
 fn config(name: &str, model_type: &str) -> Config {
     let text = format!(
         r#"{{"architectures": ["{name}ForSequenceClassification"], "model_type": "{model_type}", "num_labels": 1,
-        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16,
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16,
         "vocab_size": 100, "max_position_embeddings": 512}}"#
     );
-    Config::parse(Path::new("config.json"), &text).unwrap().0
+    Config::parse(Path::new("config.json"), &text).unwrap()
 }
 
 #[test]

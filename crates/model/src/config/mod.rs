@@ -1,7 +1,9 @@
 //! config.json, in the layouts of transformers 4 and 5, as the few numbers that a forward pass needs.
 //!
-//! Every field is used, or checked for the one value that is implemented, or on a named list of fields without effect
-//! ([`fields`]); a field that is none of these is reported as a warning, for it may change the scores.
+//! What may stand in it is the architecture's to say: its [`Blueprint`]. Every field is used, or checked for the one
+//! value that is implemented, or on a named list of fields without effect ([`fields`]). A field that is none of these is
+//! an error, for it may change the scores, unless it is null, false or empty: what a later transformers adds is off like
+//! that where it is not used, or models made before could not be read by it.
 
 mod fields;
 
@@ -12,27 +14,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use self::fields::Fields;
+use crate::architectures;
+use crate::blueprint::{AttentionScale, Blueprint, Head, SoftCap, Windows};
 use crate::error::{Error, Result};
-
-/// The architectures that are implemented.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Architecture {
-    /// Gemma-2: soft-capped attention, alternating windows, norms before and after each branch.
-    Gemma2,
-    /// Llama-3 and its relatives.
-    Llama,
-    /// Qwen3: norms on queries and keys.
-    Qwen3,
-}
-
-/// The function between the two matmuls of an MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
-    GeluTanh,
-    /// x / (1 + exp(-x)).
-    Silu,
-}
+use crate::share::Share;
+use crate::weights::Slice;
 
 /// How the angle of a position is made.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,8 +45,8 @@ pub struct Llama3Scaling {
 /// What a forward pass needs to know of a model. Sizes are of the whole model, not of a rank.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Which model it is.
-    pub architecture: Architecture,
+    /// What its architecture is.
+    pub blueprint: &'static Blueprint,
     /// Width of the residual stream.
     pub hidden: usize,
     /// Width of the MLP.
@@ -77,8 +63,6 @@ pub struct Config {
     pub max_positions: usize,
     /// What is added to the mean square in each norm.
     pub norm_eps: f32,
-    /// The MLP's activation.
-    pub activation: Activation,
     /// Position encoding.
     pub rope: Rope,
     /// What a query-key product is multiplied with.
@@ -99,21 +83,58 @@ impl Config {
         1
     }
 
-    /// Reads the text of a config.json; `file` names it in errors. Returns the warnings too.
+    /// Reads the text of a config.json; `file` names it in errors.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the field that is missing, malformed or not implemented.
-    pub fn parse(file: &Path, text: &str) -> Result<(Self, Vec<String>)> {
+    /// [`Error::Config`] naming the field that is missing, malformed, not implemented or not known.
+    pub fn parse(file: &Path, text: &str) -> Result<Self> {
         let mut fields = Fields::parse(file, text)?;
-        let architecture = architecture(&mut fields)?;
+        let blueprint = blueprint(&mut fields)?;
         one_label(&mut fields)?;
-        let config = match architecture {
-            Architecture::Gemma2 => gemma2(&mut fields)?,
-            Architecture::Llama => llama(&mut fields)?,
-            Architecture::Qwen3 => qwen3(&mut fields)?,
-        };
+        let config = Self::read(blueprint, &mut fields)?;
+        fields.without_effect(fields::WITHOUT_EFFECT);
+        fields.without_effect(blueprint.without_effect);
         config.check(&fields)?;
-        Ok((config, fields.warnings()))
+        fields.check_unknown(blueprint.name)?;
+        Ok(config)
+    }
+
+    fn read(blueprint: &'static Blueprint, fields: &mut Fields) -> Result<Self> {
+        fields.must_be(blueprint.activation_field, &[json!(blueprint.activation.name()), Value::Null])?;
+        let Head::Linear { weight, .. } = blueprint.head;
+        // OpenRLHF's
+        fields.must_be("value_head_prefix", &[json!(weight.trim_end_matches(".weight")), Value::Null])?;
+        let layers: usize = fields.required("num_hidden_layers")?;
+        if layers > MOST_LAYERS {
+            return Err(fields.error(format!("num_hidden_layers is {layers}, expected 1 to {MOST_LAYERS}")));
+        }
+        let (hidden, heads): (usize, usize) =
+            (fields.required("hidden_size")?, fields.required("num_attention_heads")?);
+        let usual_head_dim = blueprint.usual_head_dim.unwrap_or(hidden / heads.max(1));
+        let head_dim = fields.optional("head_dim")?.unwrap_or(usual_head_dim);
+        let divisor = match blueprint.attention_scale {
+            AttentionScale::HeadDim => head_dim as f64,
+            AttentionScale::Field { name, usual } => fields.optional(name)?.unwrap_or(usual),
+        };
+        Ok(Self {
+            blueprint,
+            hidden,
+            intermediate: fields.required("intermediate_size")?,
+            heads,
+            // null: as many as query heads
+            kv_heads: fields.or_default("num_key_value_heads", blueprint.usual_kv_heads)?.unwrap_or(heads),
+            head_dim,
+            vocab: fields.required("vocab_size")?,
+            max_positions: fields.required("max_position_embeddings")?,
+            norm_eps: fields.optional("rms_norm_eps")?.unwrap_or(1e-6),
+            rope: rope(fields)?,
+            attention_scale: divisor.powf(-0.5),
+            soft_cap: match blueprint.soft_cap {
+                SoftCap::None => None,
+                SoftCap::Field { name, usual } => fields.or_default(name, Some(usual))?,
+            },
+            windows: windows(blueprint.windows, fields, layers)?,
+        })
     }
 
     /// The number of layers.
@@ -128,21 +149,13 @@ impl Config {
 
     /// The number of parameters that each of so many ranks holds: embedding and norms are whole on every rank.
     pub fn parameters_of_rank(&self, world_size: usize) -> usize {
-        let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let norms = match self.architecture {
-            Architecture::Gemma2 => 4 * self.hidden,
-            Architecture::Llama => 2 * self.hidden,
-            Architecture::Qwen3 => 2 * self.hidden + 2 * self.head_dim,
-        };
-        let split = self.hidden * (2 * queries + 2 * keys + 3 * self.intermediate) / world_size;
-        self.vocab * self.hidden + self.layers() * (split + norms) + self.hidden + self.hidden / world_size
+        Share::new(self, 0, world_size).parameters()
     }
 
     /// Multiplications and additions of the matmuls for one token that passes through every layer, attention aside.
     pub fn matmul_flops_per_token(&self) -> f64 {
-        let per_layer =
-            self.hidden * (2 * self.heads + 2 * self.kv_heads) * self.head_dim + 3 * self.hidden * self.intermediate;
-        2.0 * (self.layers() * per_layer) as f64
+        let layer: usize = Share::new(self, 0, 1).layer(0).matrices().map(Slice::len).iter().sum();
+        2.0 * (self.layers() * layer) as f64
     }
 
     /// Refuses a number of ranks that does not divide the heads and the MLP.
@@ -215,20 +228,15 @@ impl Config {
 }
 
 /// `architectures` and `model_type` must name the same implemented model, with a classification head.
-fn architecture(fields: &mut Fields) -> Result<Architecture> {
+fn blueprint(fields: &mut Fields) -> Result<&'static Blueprint> {
     let names: Vec<String> = fields.required("architectures")?;
-    let (architecture, model_type) = match names.first().map(String::as_str) {
-        Some("Gemma2ForSequenceClassification") => (Architecture::Gemma2, "gemma2"),
-        Some("LlamaForSequenceClassification") => (Architecture::Llama, "llama"),
-        Some("Qwen3ForSequenceClassification") => (Architecture::Qwen3, "qwen3"),
-        _ => {
-            return Err(fields.error(format!(
-                "architectures is {names:?}; implemented: Gemma2ForSequenceClassification, LlamaForSequenceClassification, Qwen3ForSequenceClassification"
-            )));
-        }
+    let named = |blueprint: &&&Blueprint| names.first() == Some(&blueprint.class());
+    let Some(blueprint) = architectures::ALL.iter().find(named) else {
+        let implemented = architectures::ALL.map(Blueprint::class).join(", ");
+        return Err(fields.error(format!("architectures is {names:?}; implemented: {implemented}")));
     };
-    fields.must_be("model_type", &[json!(model_type)])?;
-    Ok(architecture)
+    fields.must_be("model_type", &[json!(blueprint.model_type)])?;
+    Ok(blueprint)
 }
 
 /// A reward model has one output. transformers writes `id2label` and leaves `num_labels` out; without either it means 2.
@@ -240,84 +248,6 @@ fn one_label(fields: &mut Fields) -> Result<()> {
         Some(count) => Err(fields.error(format!("num_labels is {count} (id2label counts), a reward model has 1"))),
         None => Ok(()),
     }
-}
-
-fn gemma2(fields: &mut Fields) -> Result<Config> {
-    fields.must_be("hidden_activation", &[json!("gelu_pytorch_tanh"), Value::Null])?;
-    fields.must_be("use_bidirectional_attention", &[json!(false), Value::Null])?;
-    // final_logit_softcapping: the classification model has no language-model head to cap
-    fields.without_effect(&["hidden_act", "final_logit_softcapping", "sliding_window_size", "cache_implementation"]);
-    let mut config = common(fields, Architecture::Gemma2)?;
-    config.head_dim = fields.optional("head_dim")?.unwrap_or(256);
-    config.activation = Activation::GeluTanh;
-    config.attention_scale = fields.optional::<f64>("query_pre_attn_scalar")?.unwrap_or(256.0).powf(-0.5);
-    config.soft_cap = fields.or_default("attn_logit_softcapping", Some(50.0))?;
-    let window: usize = fields.optional("sliding_window")?.unwrap_or(4096);
-    let layers = config.layers();
-    let alternating = || {
-        (0..layers).map(|layer| if layer % 2 == 0 { "sliding_attention" } else { "full_attention" }.into()).collect()
-    };
-    let types: Vec<String> = fields.optional("layer_types")?.unwrap_or_else(alternating);
-    config.windows = windows(fields, &types, layers, Some(window))?;
-    Ok(config)
-}
-
-fn llama(fields: &mut Fields) -> Result<Config> {
-    fields.must_be("mlp_bias", &[json!(false), Value::Null])?;
-    fields.without_effect(&["pretraining_tp"]);
-    let mut config = common(fields, Architecture::Llama)?;
-    let default = config.hidden / config.heads.max(1);
-    full_attention_with_silu(fields, &mut config, default)?;
-    Ok(config)
-}
-
-fn qwen3(fields: &mut Fields) -> Result<Config> {
-    fields.must_be("use_sliding_window", &[json!(false), Value::Null])?;
-    // both only count when use_sliding_window is true
-    fields.without_effect(&["sliding_window", "max_window_layers"]);
-    let mut config = common(fields, Architecture::Qwen3)?;
-    full_attention_with_silu(fields, &mut config, 128)?;
-    Ok(config)
-}
-
-fn full_attention_with_silu(fields: &mut Fields, config: &mut Config, default_head_dim: usize) -> Result<()> {
-    fields.must_be("hidden_act", &[json!("silu"), Value::Null])?;
-    config.head_dim = fields.optional("head_dim")?.unwrap_or(default_head_dim);
-    config.attention_scale = (config.head_dim as f64).powf(-0.5);
-    let layers = config.layers();
-    let types = fields.optional("layer_types")?.unwrap_or_else(|| vec!["full_attention".to_owned(); layers]);
-    config.windows = windows(fields, &types, layers, None)?;
-    Ok(())
-}
-
-/// What all three read in the same way. The caller fills in what depends on the architecture.
-fn common(fields: &mut Fields, architecture: Architecture) -> Result<Config> {
-    fields.must_be("attention_bias", &[json!(false), Value::Null])?;
-    fields.must_be("quantization_config", &[Value::Null])?;
-    fields.must_be("is_encoder_decoder", &[json!(false)])?;
-    fields.must_be("add_cross_attention", &[json!(false)])?;
-    fields.without_effect(fields::WITHOUT_EFFECT);
-    let heads = fields.required("num_attention_heads")?;
-    let layers: usize = fields.required("num_hidden_layers")?;
-    if layers > MOST_LAYERS {
-        return Err(fields.error(format!("num_hidden_layers is {layers}, expected 1 to {MOST_LAYERS}")));
-    }
-    Ok(Config {
-        architecture,
-        hidden: fields.required("hidden_size")?,
-        intermediate: fields.required("intermediate_size")?,
-        heads,
-        kv_heads: fields.optional("num_key_value_heads")?.unwrap_or(heads),
-        head_dim: 0,
-        vocab: fields.required("vocab_size")?,
-        max_positions: fields.required("max_position_embeddings")?,
-        norm_eps: fields.optional("rms_norm_eps")?.unwrap_or(1e-6),
-        activation: Activation::Silu,
-        rope: rope(fields)?,
-        attention_scale: 1.0,
-        soft_cap: None,
-        windows: vec![None; layers],
-    })
 }
 
 /// `rope_parameters` (transformers 5), or `rope_theta` and `rope_scaling` (transformers 4).
@@ -363,18 +293,48 @@ fn member<T: DeserializeOwned>(fields: &Fields, parameters: &Map<String, Value>,
     serde_json::from_value(value).map_err(|error| fields.error(format!("{name}: {error}")))
 }
 
-/// Turns `layer_types` into a window for each layer.
-fn windows(fields: &Fields, types: &[String], layers: usize, window: Option<usize>) -> Result<Vec<Option<usize>>> {
+/// For each layer, how many keys a query sees, if not all.
+fn windows(rule: Windows, fields: &mut Fields, layers: usize) -> Result<Vec<Option<usize>>> {
+    // the window, from which layer on and how often it is there, and whether layer_types may say otherwise
+    let (window, first, every, free) = match rule {
+        Windows::Never => (None, 0, 1, false),
+        Windows::Always { usual } => (window(fields, usual)?, 0, 1, false),
+        Windows::Alternating { usual } => (window(fields, usual)?.or(Some(usual)), 0, 2, true),
+        Windows::WhereUsed { usual, usual_first } => {
+            let used = fields.optional("use_sliding_window")?.unwrap_or(false);
+            let first = fields.optional("max_window_layers")?.unwrap_or(usual_first);
+            (window(fields, usual)?.filter(|_| used), first, 1, true)
+        }
+    };
+    let usual = |layer: usize| window.filter(|_| layer >= first && (layer - first).is_multiple_of(every));
+    let Some(types): Option<Vec<String>> = fields.optional("layer_types")? else {
+        return Ok((0..layers).map(usual).collect());
+    };
     if types.len() != layers {
         return Err(fields.error(format!("layer_types names {} layers, num_hidden_layers is {layers}", types.len())));
     }
-    let of_layer = |kind: &String| match (kind.as_str(), window) {
-        ("full_attention", _) => Ok(None),
-        ("sliding_attention", Some(0)) => Err(fields.error("sliding_window is 0")),
-        ("sliding_attention", Some(window)) => Ok(Some(window)),
-        _ => Err(fields.error(format!("layer_types holds {kind:?}, which is not implemented for this architecture"))),
+    let of_layer = |(layer, kind): (usize, &String)| {
+        let said = match kind.as_str() {
+            "full_attention" => Some(None),
+            "sliding_attention" => window.map(Some),
+            _ => None,
+        };
+        said.filter(|said| free || *said == usual(layer)).ok_or_else(|| {
+            fields
+                .error(format!("layer_types holds {kind:?} for layer {layer}, which is not implemented for this model"))
+        })
     };
-    types.iter().map(of_layer).collect()
+    types.iter().enumerate().map(of_layer).collect()
+}
+
+/// `sliding_window`; null means none.
+fn window(fields: &mut Fields, usual: usize) -> Result<Option<usize>> {
+    match fields.or_default("sliding_window", Some(usual))? {
+        Some(window) if window == 0 || window > LARGEST_SIZE => {
+            Err(fields.error(format!("sliding_window is {window}, expected 1 to {LARGEST_SIZE}")))
+        }
+        window => Ok(window),
+    }
 }
 
 #[cfg(test)]

@@ -3,21 +3,26 @@
 #![allow(unsafe_code, reason = "addresses of a device are pointers here, as they are for the kernels on a GPU")]
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use collective::{Collective, RowSplit};
 
 use super::numbers::{from_bytes, to_bytes};
-use super::timed::Marks;
 use super::{Address, Device, Launch, Matrix, Memory, Read, Slot, SlotSizes};
 use crate::compute::Dtype;
 use crate::error::{Error, Result};
 
 unsafe extern "C" {
     fn assay_host_launch(name: *const c_char, arguments: *const u64, shape: *const c_uint) -> c_int;
+    fn assay_host_probe() -> u32;
     fn assay_host_matmul(dtype: c_int, weight: *const c_void, x: *const c_void, out: *mut c_void, shape: *const usize);
+}
+
+/// A hash of what this machine's mathematical library makes of some numbers.
+pub(crate) fn probe() -> u32 {
+    // SAFETY: takes nothing, and computes.
+    unsafe { assay_host_probe() }
 }
 
 /// The CPU as a device; its ranks meet in any collective.
@@ -25,10 +30,6 @@ pub(crate) struct HostDevice {
     dtype: Dtype,
     collective: Arc<dyn Collective>,
 }
-
-/// Times at which the CPU, which computes what it is told at once, passed a mark.
-#[derive(Default)]
-pub(crate) struct HostMarks(Mutex<Vec<Instant>>);
 
 struct HostSlot {
     plan: Memory,
@@ -199,20 +200,5 @@ impl Slot for HostSlot {
 
     fn wait(&mut self) -> Result<&[u8]> {
         Ok(&self.received)
-    }
-}
-
-// === impl HostMarks ===
-
-impl Marks for HostMarks {
-    fn mark(&self) -> Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
-        Ok(())
-    }
-
-    fn take(&self) -> Result<Vec<f64>> {
-        let marks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let Some(&first) = marks.first() else { return Ok(Vec::new()) };
-        Ok(marks.iter().map(|mark| mark.duration_since(first).as_secs_f64()).collect())
     }
 }

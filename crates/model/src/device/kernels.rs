@@ -3,6 +3,7 @@
 use super::{Address, Device, Launch};
 use crate::compute::Dtype;
 use crate::error::{Error, Result};
+use crate::share::Share;
 
 /// A field of a kernel's arguments: 8 bytes.
 trait Word {
@@ -76,6 +77,7 @@ arguments!(Rope {
     table: Address,
     heads: usize,
     head_dim: usize,
+    bias: Address,
     weight: Address,
     eps: f64,
 });
@@ -85,6 +87,7 @@ arguments!(Attention {
     query_stride: usize,
     keys: Address,
     values: Address,
+    value_bias: Address,
     key_stride: usize,
     out: Address,
     out_stride: usize,
@@ -252,7 +255,8 @@ pub(crate) const WIDEST_ROW: usize = 48 * 1024 / 4 - WARP;
 ///
 /// # Errors
 /// [`Error::Device`] naming the size.
-pub(crate) fn check(hidden: usize, head_dim: usize, widths: &[(&str, usize)]) -> Result<()> {
+pub(crate) fn check(share: &Share) -> Result<()> {
+    let (hidden, head_dim) = (share.config.hidden, share.config.head_dim);
     if hidden > WIDEST_ROW {
         return Err(Error::Device(format!("hidden_size {hidden} is beyond the GPU kernels' {WIDEST_ROW}")));
     }
@@ -261,6 +265,7 @@ pub(crate) fn check(hidden: usize, head_dim: usize, widths: &[(&str, usize)]) ->
             "head_dim {head_dim} does not fit the GPU kernels: a multiple of 4, at most {WIDEST_HEAD}"
         )));
     }
+    let widths = [("hidden_size", hidden), ("intermediate_size", share.intermediate)];
     match widths.iter().find(|(_, width)| !width.is_multiple_of(8)) {
         Some((name, width)) => Err(Error::Device(format!("{name} {width} is no multiple of 8 on each rank"))),
         None => Ok(()),

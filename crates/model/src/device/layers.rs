@@ -1,32 +1,33 @@
 //! What a model is made of on a device: matrices and vectors in its memory.
 
 use super::{Address, Matrix};
+use crate::blueprint::LayerNorms;
 
-/// One transformer block of any of the architectures: what one of them lacks is [`Address::NONE`].
+/// One transformer block of any architecture: what it lacks is [`Address::NONE`].
 pub(crate) struct DeviceLayer {
     /// Queries, keys and values side by side: one matmul.
     pub(crate) queries_keys_values: Matrix,
+    pub(crate) queries: Heads,
+    pub(crate) keys: Heads,
+    /// f32, added by attention.
+    pub(crate) value_bias: Address,
     pub(crate) output: Matrix,
     /// Gate and up side by side.
     pub(crate) gate_up: Matrix,
     pub(crate) down: Matrix,
-    pub(crate) norms: Norms,
+    /// Factors, f32.
+    pub(crate) norms: LayerNorms<Address>,
     /// Keys that a query sees, itself included; 0 for all.
     pub(crate) window: usize,
 }
 
-/// Factors of a layer's norms, f32.
+/// What becomes of queries or keys before attention; f32.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Norms {
-    pub(crate) before_attention: Address,
-    /// Gemma-2.
-    pub(crate) after_attention: Address,
-    pub(crate) before_mlp: Address,
-    /// Gemma-2.
-    pub(crate) after_mlp: Address,
-    /// Qwen3, over head_dim, as the next.
-    pub(crate) query: Address,
-    pub(crate) key: Address,
+pub(crate) struct Heads {
+    pub(crate) count: usize,
+    pub(crate) bias: Address,
+    /// Factors of each head's norm.
+    pub(crate) norm: Address,
 }
 
 /// All weights of one rank.

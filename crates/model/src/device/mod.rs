@@ -2,14 +2,11 @@
 //! one after another on one queue, and no wait within a step.
 //!
 //! [`Device`] is what a device can do; a GPU implements it with CUDA, and the CPU plays it for tests. [`DeviceModel`] is
-//! the model on it, [`kernels`] the launches, [`plan`] a step as the kernels read it, and [`checks`] holds every kernel
-//! against float64.
+//! the model on it, [`kernels`] the launches, and [`plan`] a step as the kernels read it.
 
-pub(crate) mod checks;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod flight;
-pub(crate) mod hash;
 #[cfg(feature = "host-kernels")]
 pub(crate) mod host;
 pub(crate) mod kernels;
@@ -18,24 +15,25 @@ pub(crate) mod loader;
 mod memory;
 mod model;
 pub(crate) mod numbers;
-mod plan;
+pub(crate) mod plan;
 mod reduce;
 mod room;
-mod shape;
-pub(crate) mod timed;
 
 use std::sync::Arc;
 
 use collective::RowSplit;
 
+#[cfg(feature = "trial")]
 pub(crate) use self::loader::Source;
 pub(crate) use self::memory::{Address, Memory};
 pub(crate) use self::model::DeviceModel;
-pub(crate) use self::shape::matrix_shapes;
 use crate::compute::{Compute, Device as Place, Dtype};
 use crate::error::{Error, Result};
 use crate::forward::Forward;
 use crate::layers::Loader;
+
+/// Grows whenever a change of the code may change the bits of a score on a device.
+pub(crate) const VERSION: u32 = 1;
 
 /// Loads a rank's share of a checkpoint to the device that `compute` names.
 ///
@@ -50,7 +48,7 @@ pub(crate) fn load(loader: &Loader<'_>, compute: &Compute) -> Result<Box<dyn For
         Place::HostKernels => Box::new(host::HostDevice::new(compute.dtype, collective)),
         _ => return Err(Error::without_cuda()),
     };
-    let model = DeviceModel::load(loader.config, loader.weights, device, compute.step_tokens)?;
+    let model = DeviceModel::load(&loader.share.config, loader.weights, device, compute.step_tokens)?;
     Ok(Box::new(Arc::new(model)))
 }
 

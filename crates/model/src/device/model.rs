@@ -5,23 +5,23 @@ use std::sync::Arc;
 use score::{Checksum, Partials};
 
 use super::flight::Flights;
-use super::kernels::{Attention, Embed, Gated, Gather, Head, Kernels, Norm, Rope, RopeTable};
-use super::layers::{DeviceLayer, DeviceWeights};
+use super::kernels::{self, Attention, Embed, Gated, Gather, Head, Kernels, Norm, Rope, RopeTable};
+use super::layers::{DeviceLayer, DeviceWeights, Heads};
 use super::loader::{DeviceLoader, Source};
 use super::plan::{DevicePlan, PlanAddresses};
 use super::reduce::{Join, Reduction};
 use super::room::{Room, check_memory};
-use super::shape::{Shape, matrix_shapes};
 use super::{Address, Device, Memory, Slot};
 use crate::batch::PackedBatch;
-use crate::config::{Activation, Config};
+use crate::blueprint::Activation;
+use crate::config::Config;
 use crate::error::Result;
 use crate::forward::{Forward, Pending};
-use crate::weights::share;
+use crate::share::Share;
 
 /// One rank of a reward model on a device.
 pub(crate) struct DeviceModel {
-    shape: Shape,
+    share: Share,
     weights: DeviceWeights,
     room: Room,
     flights: Flights,
@@ -29,6 +29,9 @@ pub(crate) struct DeviceModel {
     /// Last: what is above lies in its memory.
     device: Box<dyn Device>,
 }
+
+/// A matrix, and the numbers from one row to the next.
+type Strided = (Address, usize);
 
 // === impl DeviceModel ===
 
@@ -43,29 +46,24 @@ impl DeviceModel {
         device: Box<dyn Device>,
         step_tokens: usize,
     ) -> Result<Self> {
-        let shape = Shape::new(config, &*device)?;
-        device.prepare(&matrix_shapes(config, device.place().1))?;
-        check_memory(&shape, &*device, step_tokens)?;
-        let (weights, memories) = DeviceLoader::new(config, source.into(), &*device).load()?;
-        Self::with_weights(shape, (weights, memories), device, step_tokens)
-    }
-
-    fn with_weights(
-        shape: Shape,
-        (weights, mut memories): (DeviceWeights, Vec<Memory>),
-        device: Box<dyn Device>,
-        step_tokens: usize,
-    ) -> Result<Self> {
-        let (room, memory) = Room::new(&shape, &*device, step_tokens)?;
+        let (rank, world_size) = device.place();
+        let share = Share::new(config, rank, world_size);
+        kernels::check(&share)?;
+        device.prepare(&share.matrix_shapes())?;
+        check_memory(&share, &*device, step_tokens)?;
+        let (weights, mut memories) = DeviceLoader::new(&share, source.into(), &*device).load()?;
+        let (room, memory) = Room::new(&share, &*device, step_tokens)?;
         memories.push(memory);
-        let flights = Flights::new(&*device, step_tokens, shape.config.outputs())?;
-        Ok(Self { shape, weights, room, flights, _memories: memories, device })
+        let flights = Flights::new(&*device, step_tokens, config.outputs())?;
+        Ok(Self { share, weights, room, flights, _memories: memories, device })
     }
 
-    pub(crate) fn device(&self) -> &dyn Device {
-        &*self.device
+    #[cfg(feature = "trial")]
+    pub(crate) fn share(&self) -> &Share {
+        &self.share
     }
 
+    #[cfg(feature = "trial")]
     pub(crate) fn layers(&self) -> &[DeviceLayer] {
         &self.weights.layers
     }
@@ -75,7 +73,7 @@ impl DeviceModel {
     }
 
     fn reduction(&self) -> Reduction<'_> {
-        let (hidden, eps) = (self.shape.config.hidden, f64::from(self.shape.config.norm_eps));
+        let (hidden, eps) = (self.share.config.hidden, f64::from(self.share.config.norm_eps));
         Reduction { kernels: self.kernels(), hidden, eps, received: self.room.received }
     }
 
@@ -93,19 +91,19 @@ impl DeviceModel {
             self.reduction().join(&Join { weight: next.norms.before_attention, ..joined })?;
         }
         self.finish(last, plan, (&at, slot.results()))?;
-        slot.receive(plan.result_bytes(self.shape.config.outputs()))
+        slot.receive(plan.result_bytes(self.share.config.outputs()))
     }
 
     /// The embedding, its norm, and the tables of the positions' angles. Checksums of embedded rows go to `results`.
     fn begin(&self, plan: &DevicePlan, at: &PlanAddresses, results: Address) -> Result<()> {
-        let (config, room, kernels) = (&self.shape.config, &self.room, self.kernels());
+        let (config, room, kernels) = (&self.share.config, &self.room, self.kernels());
         let hidden = config.hidden;
         let embed = Embed {
             tokens: at.tokens,
             weight: self.weights.embedding,
             out: room.partial,
             hidden,
-            scale: self.shape.embedding_scale,
+            scale: config.blueprint.embedding_scale.factor(hidden, self.device.dtype()),
             checksums: if plan.checksum == Checksum::Path { results } else { Address::NONE },
         };
         kernels.embed(&embed, plan.rows)?;
@@ -127,65 +125,61 @@ impl DeviceModel {
 
     /// The attention branch of all rows, up to this rank's part of its output.
     fn attend(&self, layer: &DeviceLayer, plan: &DevicePlan, at: &PlanAddresses) -> Result<()> {
-        let (shape, room) = (&self.shape, &self.room);
-        let width = shape.query_width + 2 * shape.key_width;
-        let size = self.device.dtype().size();
-        let keys = room.projected + shape.query_width * size;
+        let (share, room) = (&self.share, &self.room);
+        let width = share.query_width + 2 * share.key_width;
+        let queries = (room.projected, width);
+        let keys = (room.projected + share.query_width * self.device.dtype().size(), width);
         self.device.matmul(&layer.queries_keys_values, room.x, plan.rows, room.projected)?;
-        self.rotate(room.projected, width, (shape.heads, layer.norms.query), (room.table, plan.rows))?;
-        self.rotate(keys, width, (shape.kv_heads, layer.norms.key), (room.table, plan.rows))?;
-        let attention = Attention {
-            queries: room.projected,
-            query_stride: width,
-            keys,
-            values: keys + shape.key_width * size,
-            key_stride: width,
-            tiles: at.tiles,
-            ..self.attention(layer, at)
-        };
-        self.kernels().attention(&attention, plan.tiles, shape.heads)?;
+        self.turn(&layer.queries, queries, (room.table, plan.rows))?;
+        self.turn(&layer.keys, keys, (room.table, plan.rows))?;
+        self.attention(layer, at, (queries, keys), (at.tiles, plan.tiles))?;
         self.device.matmul(&layer.output, room.context, plan.rows, room.partial)
     }
 
-    /// What attention is told whatever the rows.
-    fn attention(&self, layer: &DeviceLayer, at: &PlanAddresses) -> Attention {
-        let (shape, config) = (&self.shape, &self.shape.config);
-        Attention {
-            queries: Address::NONE,
-            query_stride: 0,
-            keys: Address::NONE,
-            values: Address::NONE,
-            key_stride: 0,
+    /// Attention of queries to keys, and the values beside them.
+    fn attention(
+        &self,
+        layer: &DeviceLayer,
+        at: &PlanAddresses,
+        ((queries, query_stride), (keys, key_stride)): (Strided, Strided),
+        (tiles, count): (Address, usize),
+    ) -> Result<()> {
+        let (share, config) = (&self.share, &self.share.config);
+        let attention = Attention {
+            queries,
+            query_stride,
+            keys,
+            values: keys + share.key_width * self.device.dtype().size(),
+            value_bias: layer.value_bias,
+            key_stride,
             out: self.room.context,
-            out_stride: shape.query_width,
-            tiles: Address::NONE,
+            out_stride: share.query_width,
+            tiles,
             segments: at.segments,
             head_dim: config.head_dim,
-            group: shape.heads / shape.kv_heads,
+            group: share.heads / share.kv_heads,
             scale: config.attention_scale,
             soft_cap: config.soft_cap.unwrap_or(0.0),
             window: layer.window,
-        }
+        };
+        self.kernels().attention(&attention, count, share.heads)
     }
 
-    /// Turns heads according to their rows' positions.
-    fn rotate(
-        &self,
-        x: Address,
-        stride: usize,
-        (heads, weight): (usize, Address),
-        (table, rows): (Address, usize),
-    ) -> Result<()> {
-        let config = &self.shape.config;
-        let (head_dim, eps) = (config.head_dim, f64::from(config.norm_eps));
-        self.kernels().rope(&Rope { x, stride, table, heads, head_dim, weight, eps }, rows)
+    /// Adds the bias to heads and norms them, if there is one, and turns them to their rows' positions.
+    fn turn(&self, heads: &Heads, (x, stride): Strided, (table, rows): (Address, usize)) -> Result<()> {
+        let (head_dim, eps) = (self.share.config.head_dim, f64::from(self.share.config.norm_eps));
+        let Heads { count, bias, norm } = *heads;
+        self.kernels().rope(&Rope { x, stride, table, heads: count, head_dim, bias, weight: norm, eps }, rows)
     }
 
     /// The MLP of `x`, up to this rank's part of its output.
     fn feed_forward(&self, layer: &DeviceLayer, rows: usize, x: Address) -> Result<()> {
-        let (room, width) = (&self.room, self.shape.intermediate);
+        let (room, width) = (&self.room, self.share.intermediate);
         self.device.matmul(&layer.gate_up, x, rows, room.wide)?;
-        let gelu = self.shape.config.activation == Activation::GeluTanh;
+        let gelu = match self.share.blueprint().activation {
+            Activation::GeluTanh => true,
+            Activation::Silu => false,
+        };
         self.kernels().gated(&Gated { gate_up: room.wide, out: room.activated, width, gelu }, rows)?;
         self.device.matmul(&layer.down, room.activated, rows, room.partial)
     }
@@ -196,7 +190,7 @@ impl DeviceModel {
             partial: self.room.partial,
             residual: h,
             residual_out: h,
-            branch_weight: layer.norms.after_attention,
+            branch_weight: layer.norms.after_attention.unwrap_or(Address::NONE),
             weight: layer.norms.before_mlp,
             out: x,
         }
@@ -205,7 +199,8 @@ impl DeviceModel {
     /// Without the weight of the norm that follows.
     fn join_mlp(&self, layer: &DeviceLayer, rows: usize, h: Address, x: Address) -> Join {
         let weight = Address::NONE;
-        Join { branch_weight: layer.norms.after_mlp, weight, ..self.join_attention(layer, rows, h, x) }
+        let branch_weight = layer.norms.after_mlp.unwrap_or(Address::NONE);
+        Join { branch_weight, weight, ..self.join_attention(layer, rows, h, x) }
     }
 
     /// The last layer and the head: keys and values of all rows, everything else for the pooled rows only.
@@ -221,52 +216,32 @@ impl DeviceModel {
         self.feed_forward(layer, pooled, x)?;
         let joined = Join { weight: self.weights.final_norm, ..self.join_mlp(layer, pooled, h, x) };
         let norm = Norm { residual_out: Address::NONE, ..reduction.join_whole(&joined, x)? };
-        let shape = &self.shape;
-        let own = share(shape.config.hidden, shape.rank, shape.world_size);
+        let own = self.share.own(self.share.config.hidden);
         let checksums = results + plan.embedded_bytes();
         let logits = checksums + plan.pooled_bytes();
-        let (first, columns, outputs) = (own.start, own.len(), shape.config.outputs());
+        let (first, columns, outputs) = (own.start, own.len(), self.share.config.outputs());
         let head = Head { weight: self.weights.head, first, columns, outputs, logits, checksums };
         self.kernels().head(&norm, &head, pooled)
     }
 
     fn attend_pooled(&self, layer: &DeviceLayer, plan: &DevicePlan, at: &PlanAddresses) -> Result<()> {
-        let (shape, room) = (&self.shape, &self.room);
-        let size = self.device.dtype().size();
-        let (queries, keys_values) = layer.split_queries(shape.query_width, size);
-        let width = 2 * shape.key_width;
+        let (share, room, hidden) = (&self.share, &self.room, self.share.config.hidden);
+        let (queries, keys_values) = layer.split_queries(share.query_width, self.device.dtype().size());
+        let keys = (room.projected, 2 * share.key_width);
         self.device.matmul(&keys_values, room.x, plan.rows, room.projected)?;
-        self.rotate(room.projected, width, (shape.kv_heads, layer.norms.key), (room.table, plan.rows))?;
-        let hidden = shape.config.hidden;
-        let gather = Gather {
-            x: room.x,
-            rows: at.pooled_rows,
-            out: room.partial,
-            width: hidden,
-            stride: hidden,
-            first: 0,
-            end: plan.rows,
-        };
-        self.kernels().gather(&gather, plan.pooled)?;
+        self.turn(&layer.keys, keys, (room.table, plan.rows))?;
+        let (x, rows, out, end) = (room.x, at.pooled_rows, room.partial, plan.rows);
+        self.kernels().gather(&Gather { x, rows, out, width: hidden, stride: hidden, first: 0, end }, plan.pooled)?;
         self.device.matmul(&queries, room.partial, plan.pooled, room.wide)?;
-        let pooled = (room.pooled_table, plan.pooled);
-        self.rotate(room.wide, shape.query_width, (shape.heads, layer.norms.query), pooled)?;
-        let attention = Attention {
-            queries: room.wide,
-            query_stride: shape.query_width,
-            keys: room.projected,
-            values: room.projected + shape.key_width * size,
-            key_stride: width,
-            tiles: at.pooled_tiles,
-            ..self.attention(layer, at)
-        };
-        self.kernels().attention(&attention, plan.pooled, shape.heads)
+        let queries = (room.wide, share.query_width);
+        self.turn(&layer.queries, queries, (room.pooled_table, plan.pooled))?;
+        self.attention(layer, at, (queries, keys), (at.pooled_tiles, plan.pooled))
     }
 
     /// The pooled rows of the residual. Where it is split by rows each rank brings those that it holds, and zeros, so
     /// that the sum is exact.
     fn pool_residual(&self, plan: &DevicePlan, at: &PlanAddresses, (from, to): (Address, Address)) -> Result<()> {
-        let (reduction, hidden) = (self.reduction(), self.shape.config.hidden);
+        let (reduction, hidden) = (self.reduction(), self.share.config.hidden);
         let own = reduction.own(plan.rows);
         let out = if reduction.splits_rows() { self.room.partial } else { to };
         let (first, end) = (own.start, own.end);
@@ -297,7 +272,7 @@ impl Drop for DeviceModel {
 impl Forward for Arc<DeviceModel> {
     fn submit(&self, batch: &PackedBatch, checksum: Checksum) -> Result<Pending> {
         if batch.ends.is_empty() {
-            return Ok(Pending::ready(Partials::empty(self.shape.config.outputs())));
+            return Ok(Pending::ready(Partials::empty(self.share.config.outputs())));
         }
         let model = Self::clone(self);
         let flight = self.flights.start(DevicePlan::new(batch, checksum), |plan, slot| self.enqueue(plan, slot))?;

@@ -4,15 +4,6 @@ use half::{bf16, f16};
 
 use crate::compute::Dtype;
 
-/// The nearest number of `dtype`.
-pub(crate) fn round(dtype: Dtype, x: f32) -> f32 {
-    match dtype {
-        Dtype::F32 => x,
-        Dtype::F16 => f16::from_f32(x).to_f32(),
-        Dtype::Bf16 => bf16::from_f32(x).to_f32(),
-    }
-}
-
 /// Numbers, rounded, as the device holds them.
 pub(crate) fn to_bytes(dtype: Dtype, values: impl IntoIterator<Item = f32>) -> Vec<u8> {
     let values = values.into_iter();

@@ -1,19 +1,23 @@
 //! A step as the kernels read it: one buffer of words that goes to the device in one copy.
 
+use std::cmp::Reverse;
+
 use score::Checksum;
 
 use super::kernels::TILE_ROWS;
 use super::{Address, SlotSizes};
 use crate::batch::{PackedBatch, Segment};
+use crate::plan::{StepPlan, Tile};
 
 /// A step, ready to be sent to a device.
 #[derive(Debug)]
 pub(crate) struct DevicePlan {
     words: Vec<u32>,
+    /// Where the parts begin, in words and in the order of the fields of [`PlanAddresses`].
+    starts: [usize; 7],
     pub(crate) rows: usize,
     pub(crate) pooled: usize,
     pub(crate) tiles: usize,
-    places: Places,
     /// For each sequence: which pooled row is its own.
     pub(crate) pooled_row: Vec<usize>,
     /// What the checksums cover, and the tree that they are folded along.
@@ -22,28 +26,16 @@ pub(crate) struct DevicePlan {
     pub(crate) ends: Vec<usize>,
 }
 
-/// Where the parts of a plan begin, in words.
-#[derive(Debug, Clone, Copy, Default)]
-struct Places {
-    tiles: usize,
-    pooled_tiles: usize,
-    segments: usize,
-    tokens: usize,
-    positions: usize,
-    pooled_rows: usize,
-    pooled_positions: usize,
-}
-
 /// The parts of a plan on the device.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PlanAddresses {
+    pub(crate) tiles: Address,
+    pub(crate) pooled_tiles: Address,
+    pub(crate) segments: Address,
     pub(crate) tokens: Address,
     pub(crate) positions: Address,
-    pub(crate) tiles: Address,
-    pub(crate) segments: Address,
     pub(crate) pooled_rows: Address,
     pub(crate) pooled_positions: Address,
-    pub(crate) pooled_tiles: Address,
 }
 
 /// Words of a tile and of a segment: kernels/args.h.
@@ -58,47 +50,33 @@ const MOST_WORDS: usize = 3 * RECORD + 4;
 
 impl DevicePlan {
     pub(crate) fn new(batch: &PackedBatch, checksum: Checksum) -> Self {
-        let mut ending = batch.ends.clone();
-        ending.sort_unstable();
-        ending.dedup();
-        let mut words = Vec::new();
-        let mut tiles = tiles(batch);
+        let StepPlan { blocks, pooled, pooled_row, .. } = StepPlan::new(batch, usize::MAX, TILE_ROWS);
+        let (mut all, last) =
+            (blocks.into_iter().next().unwrap_or_default(), pooled.into_iter().next().unwrap_or_default());
         // the longest first: a block that starts last should end soon
-        tiles.sort_by_key(|tile| std::cmp::Reverse(tile[2] + tile[1]));
-        let mut places = Places::default();
-        words.extend(tiles.iter().flatten());
-        places.pooled_tiles = words.len();
-        for (row, &segment) in ending.iter().enumerate() {
-            let last = batch.segments[segment].position + batch.segments[segment].rows.len() - 1;
-            words.extend([row as u32, 1, last as u32, segment as u32]);
-        }
-        places.segments = words.len();
-        for (number, segment) in batch.segments.iter().enumerate() {
+        all.tiles.sort_by_key(|tile| Reverse(tile.position + tile.rows.len()));
+        let (rows, pooled, tiles) = (all.positions.len(), last.positions.len(), all.tiles.len());
+        let record = |(number, segment): (usize, &Segment)| -> [u32; RECORD] {
             let parent = segment.parent.unwrap_or(number);
-            words.extend([segment.rows.start as u32, segment.position as u32, parent as u32, 0]);
+            [segment.rows.start as u32, segment.position as u32, parent as u32, 0]
+        };
+        let records = batch.segments.iter().enumerate().flat_map(record).collect();
+        let parts: [Vec<u32>; 7] = [
+            all.tiles.iter().flat_map(tile).collect(),
+            last.tiles.iter().flat_map(tile).collect(),
+            records,
+            batch.tokens.clone(),
+            all.positions,
+            last.sources,
+            last.positions,
+        ];
+        let (mut words, mut starts) = (Vec::new(), [0; 7]);
+        for (start, part) in starts.iter_mut().zip(parts) {
+            *start = words.len();
+            words.extend(part);
         }
-        places.tokens = words.len();
-        words.extend(&batch.tokens);
-        places.positions = words.len();
-        for segment in &batch.segments {
-            words.extend((0..segment.rows.len()).map(|i| (segment.position + i) as u32));
-        }
-        places.pooled_rows = words.len();
-        words.extend(ending.iter().map(|&segment| (batch.segments[segment].rows.end - 1) as u32));
-        places.pooled_positions = words.len();
-        let last = |&segment: &usize| batch.segments[segment].position + batch.segments[segment].rows.len() - 1;
-        words.extend(ending.iter().map(|segment| last(segment) as u32));
-        Self {
-            words,
-            rows: batch.tokens.len(),
-            pooled: ending.len(),
-            tiles: tiles.len(),
-            places,
-            pooled_row: batch.ends.iter().map(|end| ending.binary_search(end).unwrap_or_default()).collect(),
-            checksum,
-            segments: batch.segments.clone(),
-            ends: batch.ends.clone(),
-        }
+        let (segments, ends) = (batch.segments.clone(), batch.ends.clone());
+        Self { words, starts, rows, pooled, tiles, pooled_row, checksum, segments, ends }
     }
 
     /// The words as bytes.
@@ -111,16 +89,9 @@ impl DevicePlan {
 
     /// Where the parts are once the plan lies at `start`.
     pub(crate) fn at(&self, start: Address) -> PlanAddresses {
-        let at = |word: usize| start + word * 4;
-        PlanAddresses {
-            tokens: at(self.places.tokens),
-            positions: at(self.places.positions),
-            tiles: at(self.places.tiles),
-            segments: at(self.places.segments),
-            pooled_rows: at(self.places.pooled_rows),
-            pooled_positions: at(self.places.pooled_positions),
-            pooled_tiles: at(self.places.pooled_tiles),
-        }
+        let [tiles, pooled_tiles, segments, tokens, positions, pooled_rows, pooled_positions] =
+            self.starts.map(|word| start + word * 4);
+        PlanAddresses { tiles, pooled_tiles, segments, tokens, positions, pooled_rows, pooled_positions }
     }
 
     /// Bytes of the embedded rows' checksums, which are the first results.
@@ -147,15 +118,7 @@ impl DevicePlan {
     }
 }
 
-/// Query rows of each segment, in tiles: row, rows, position, segment.
-fn tiles(batch: &PackedBatch) -> Vec<[u32; RECORD]> {
-    let mut tiles = Vec::new();
-    for (number, segment) in batch.segments.iter().enumerate() {
-        for start in segment.rows.clone().step_by(TILE_ROWS) {
-            let rows = TILE_ROWS.min(segment.rows.end - start);
-            let position = segment.position + start - segment.rows.start;
-            tiles.push([start as u32, rows as u32, position as u32, number as u32]);
-        }
-    }
-    tiles
+/// As kernels/args.h has it.
+fn tile(tile: &Tile) -> [u32; RECORD] {
+    [tile.rows.start, tile.rows.len(), tile.position, tile.segment].map(|word| word as u32)
 }

@@ -2,9 +2,9 @@
 
 use super::flight::IN_FLIGHT;
 use super::plan::DevicePlan;
-use super::shape::Shape;
 use super::{Address, Device, Memory};
 use crate::error::{Error, Result};
+use crate::share::Share;
 
 /// The room for what lies between the kernels of a step, in rows of the widths named.
 #[derive(Debug, Clone, Copy)]
@@ -41,8 +41,8 @@ const ALIGNMENT: usize = 256;
 // === impl Room ===
 
 impl Room {
-    pub(super) fn new(shape: &Shape, device: &dyn Device, rows: usize) -> Result<(Self, Memory)> {
-        let (starts, bytes) = Self::plan(shape, device.dtype().size(), rows);
+    pub(super) fn new(share: &Share, device: &dyn Device, rows: usize) -> Result<(Self, Memory)> {
+        let (starts, bytes) = Self::plan(share, device.dtype().size(), rows);
         let memory = device.allocate(bytes)?;
         let [h, x, partial, projected, context, wide, activated, received, table, pooled_table] =
             starts.map(|start| memory.address() + start);
@@ -51,19 +51,19 @@ impl Room {
     }
 
     /// Where each part begins, and the bytes of all.
-    fn plan(shape: &Shape, size: usize, rows: usize) -> ([usize; 10], usize) {
-        let config = &shape.config;
+    fn plan(share: &Share, size: usize, rows: usize) -> ([usize; 10], usize) {
+        let config = &share.config;
         let hidden = config.hidden * size;
         // a rank's own rows: one more than an even share at most, from each rank
-        let received = if shape.world_size > 2 { (rows + shape.world_size) * hidden } else { 0 };
+        let received = if share.world_size > 2 { (rows + share.world_size) * hidden } else { 0 };
         let sizes = [
             rows * hidden,
             rows * hidden,
             rows * hidden,
-            rows * (shape.query_width + 2 * shape.key_width) * size,
-            rows * shape.query_width * size,
-            rows * (2 * shape.intermediate).max(shape.query_width) * size,
-            rows * shape.intermediate * size,
+            rows * (share.query_width + 2 * share.key_width) * size,
+            rows * share.query_width * size,
+            rows * (2 * share.intermediate).max(share.query_width) * size,
+            rows * share.intermediate * size,
             received,
             rows * config.head_dim * 4,
             rows * config.head_dim * 4,
@@ -79,13 +79,13 @@ impl Room {
 }
 
 /// Refuses a model that would not fit, before it is read.
-pub(super) fn check_memory(shape: &Shape, device: &dyn Device, step_tokens: usize) -> Result<()> {
+pub(super) fn check_memory(share: &Share, device: &dyn Device, step_tokens: usize) -> Result<()> {
     let Some(free) = device.free_memory()? else { return Ok(()) };
     // the norms are held in f32 and counted with the rest: the spare bytes are more than that
-    let weights = shape.config.parameters_of_rank(shape.world_size) * device.dtype().size();
-    let (_, room) = Room::plan(shape, device.dtype().size(), step_tokens);
-    let plans = DevicePlan::most_bytes(step_tokens, shape.config.outputs());
-    let ranks = if shape.world_size > 1 { JOINING_BYTES } else { 0 };
+    let weights = share.parameters() * device.dtype().size();
+    let (_, room) = Room::plan(share, device.dtype().size(), step_tokens);
+    let plans = DevicePlan::most_bytes(step_tokens, share.config.outputs());
+    let ranks = if share.world_size > 1 { JOINING_BYTES } else { 0 };
     let needed = weights + room + IN_FLIGHT * (plans.upload + plans.download) + ranks + SPARE_BYTES;
     if needed <= free {
         return Ok(());

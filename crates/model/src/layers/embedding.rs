@@ -8,14 +8,13 @@ use crate::error::Result;
 pub(crate) struct Embedding {
     /// `[vocab, hidden]`.
     weight: Tensor,
-    /// Gemma-2 multiplies with the square root of the hidden size.
-    scale: Option<f64>,
+    scale: f64,
 }
 
 // === impl Embedding ===
 
 impl Embedding {
-    pub(crate) fn new(weight: Tensor, scale: Option<f64>) -> Self {
+    pub(crate) fn new(weight: Tensor, scale: f64) -> Self {
         Self { weight, scale }
     }
 
@@ -27,8 +26,8 @@ impl Embedding {
         let ids = Tensor::from_slice(tokens, tokens.len(), &Device::Cpu)?;
         let rows = self.weight.index_select(&ids, 0)?;
         match self.scale {
-            Some(scale) => Ok((rows * scale)?),
-            None => Ok(rows),
+            1.0 => Ok(rows),
+            scale => Ok((rows * scale)?),
         }
     }
 }

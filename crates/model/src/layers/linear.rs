@@ -7,12 +7,20 @@ use collective::Collective;
 
 use crate::error::Result;
 
-/// A projection without bias.
+/// A projection.
 pub(crate) struct Linear {
     /// `[in, out]`: see `Weights::transposed` for why it is not `[out, in]`.
     weight: Tensor,
-    /// For a projection that is split by input: who adds up the ranks' partial results.
-    sum: Option<Arc<dyn Collective>>,
+    then: Then,
+}
+
+/// What becomes of the product.
+enum Then {
+    Nothing,
+    /// A bias, `[out]`, is added.
+    Bias(Tensor),
+    /// It is a partial result, of a projection that is split by input, and the ranks' are added up.
+    Sum(Arc<dyn Collective>),
 }
 
 /// A narrower weight lets the matmul choose its blocking along the depth by the number of rows.
@@ -23,12 +31,17 @@ const NARROW: usize = 64;
 impl Linear {
     /// A projection whose result is this rank's own: whole, or some of the output columns.
     pub(crate) fn own(weight: Tensor) -> Self {
-        Self { weight, sum: None }
+        Self { weight, then: Then::Nothing }
+    }
+
+    /// A projection as [`own`](Self::own), with a bias `[out]`.
+    pub(crate) fn biased(weight: Tensor, bias: Tensor) -> Self {
+        Self { weight, then: Then::Bias(bias) }
     }
 
     /// A projection of some of the input columns, whose result is summed over the ranks.
     pub(crate) fn summed(weight: Tensor, collective: Arc<dyn Collective>) -> Self {
-        Self { weight, sum: Some(collective) }
+        Self { weight, then: Then::Sum(collective) }
     }
 
     /// `x` [rows, in] to [rows, out].
@@ -46,9 +59,10 @@ impl Linear {
             true => x.pad_with_zeros(0, 0, enough - rows)?.matmul(&self.weight)?.narrow(0, 0, rows)?,
             false => x.matmul(&self.weight)?,
         };
-        match &self.sum {
-            Some(collective) => Ok(collective.all_reduce(product)?),
-            None => Ok(product),
+        match &self.then {
+            Then::Nothing => Ok(product),
+            Then::Bias(bias) => Ok(product.broadcast_add(bias)?),
+            Then::Sum(collective) => Ok(collective.all_reduce(product)?),
         }
     }
 }

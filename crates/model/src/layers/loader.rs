@@ -1,20 +1,20 @@
-//! Makes layers out of a checkpoint's tensors: which part of which tensor a rank takes.
+//! Makes layers out of a rank's share of a checkpoint.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
 use collective::Collective;
 
 use super::{Embedding, Head, Linear};
-use crate::config::Config;
+use crate::compute::Dtype;
 use crate::error::Result;
 use crate::ops::Norm;
-use crate::weights::{Slice, Weights, share};
+use crate::share::Share;
+use crate::weights::{Slice, VectorSlice, Weights};
 
 /// A checkpoint, as one rank sees it.
 pub(crate) struct Loader<'a> {
-    pub(crate) config: &'a Config,
+    pub(crate) share: Share,
     pub(crate) weights: &'a Weights,
     pub(crate) collective: Arc<dyn Collective>,
 }
@@ -22,52 +22,41 @@ pub(crate) struct Loader<'a> {
 // === impl Loader ===
 
 impl Loader<'_> {
-    pub(crate) fn world_size(&self) -> usize {
-        self.collective.world_size()
+    /// Projections side by side, of which the rank computes some output columns.
+    pub(crate) fn own(&self, slices: &[Slice], bias: Option<VectorSlice>) -> Result<Linear> {
+        let weight = self.transposed(slices)?;
+        match bias {
+            None => Ok(Linear::own(weight)),
+            Some(part) => Ok(Linear::biased(weight, Tensor::new(self.weights.vector(&part)?, &Device::Cpu)?)),
+        }
     }
 
-    /// This rank's part of `size` things that are split evenly.
-    fn own(&self, size: usize) -> Range<usize> {
-        share(size, self.collective.rank(), self.world_size())
-    }
-
-    /// Projections of the same stored shape [out, in], side by side, of which each rank computes some output columns.
-    pub(crate) fn split_by_output(&self, names: &[&str], shape: [usize; 2]) -> Result<Linear> {
-        let [rows, columns] = shape;
-        let slices: Vec<_> =
-            names.iter().map(|name| Slice { name, shape, rows: self.own(rows), columns: 0..columns }).collect();
-        Ok(Linear::own(self.transposed(&slices)?))
-    }
-
-    /// A projection of stored shape [out, in] of which each rank takes some input columns.
-    pub(crate) fn split_by_input(&self, name: &str, shape: [usize; 2]) -> Result<Linear> {
-        let [rows, columns] = shape;
-        let weight = self.transposed(&[Slice { name, shape, rows: 0..rows, columns: self.own(columns) }])?;
-        Ok(match self.world_size() {
+    /// A projection of which the rank takes some input columns.
+    pub(crate) fn summed(&self, slice: Slice) -> Result<Linear> {
+        let weight = self.transposed(&[slice])?;
+        Ok(match self.share.world_size {
             1 => Linear::own(weight),
             _ => Linear::summed(weight, Arc::clone(&self.collective)),
         })
     }
 
-    /// A norm whose factors are the stored numbers plus `offset`.
-    pub(crate) fn norm(&self, name: &str, len: usize, offset: f32) -> Result<Norm> {
-        let stored = self.weights.vector(name, len)?;
-        Ok(Norm { weight: stored.into_iter().map(|w| w + offset).collect(), eps: self.config.norm_eps })
+    pub(crate) fn norm(&self, part: &VectorSlice) -> Result<Norm> {
+        let (stored, offset) = (self.weights.vector(part)?, self.share.blueprint().norm_weight.offset());
+        Ok(Norm { weight: stored.into_iter().map(|w| w + offset).collect(), eps: self.share.config.norm_eps })
     }
 
-    pub(crate) fn embedding(&self, scale: Option<f64>) -> Result<Embedding> {
-        let shape = [self.config.vocab, self.config.hidden];
-        let weight = self.weights.matrix("model.embed_tokens.weight", shape)?;
-        Ok(Embedding::new(Tensor::from_vec(weight, (shape[0], shape[1]), &Device::Cpu)?, scale))
+    pub(crate) fn embedding(&self) -> Result<Embedding> {
+        let Slice { name, shape, .. } = self.share.embedding();
+        let weight = Tensor::from_vec(self.weights.matrix(&name, shape)?, (shape[0], shape[1]), &Device::Cpu)?;
+        Ok(Embedding::new(weight, self.share.blueprint().embedding_scale.factor(shape[1], Dtype::F32)))
     }
 
     pub(crate) fn head(&self) -> Result<Head> {
-        let (outputs, hidden) = (self.config.outputs(), self.config.hidden);
-        let weight = self.weights.matrix("score.weight", [outputs, hidden])?;
-        Ok(Head::new(&weight, outputs, self.own(hidden)))
+        let Slice { name, shape, columns, .. } = self.share.head();
+        Ok(Head::new(&self.weights.matrix(&name, shape)?, shape[0], columns))
     }
 
-    fn transposed(&self, slices: &[Slice<'_>]) -> Result<Tensor> {
+    fn transposed(&self, slices: &[Slice]) -> Result<Tensor> {
         let values = self.weights.transposed(slices)?;
         let depth = slices.first().map_or(0, |slice| slice.columns.len());
         let width: usize = slices.iter().map(|slice| slice.rows.len()).sum();

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::math::sigmoid;
 use super::{matrix, task_rows, values, vectorised};
-use crate::config::Activation;
+use crate::blueprint::Activation;
 use crate::error::Result;
 
 /// From `[rows, gate | up]` to `[rows, activation(gate) x up]`, half as wide.

@@ -15,11 +15,7 @@ pub(crate) struct KvPool {
     pub(crate) values: Tensor,
 }
 
-/// Rows of a matrix go to these rows (or, transposed, columns) of the pool.
-struct WriteRows {
-    first: usize,
-}
-
+/// The rows of a matrix become these columns.
 struct WriteColumns {
     first: usize,
 }
@@ -42,32 +38,7 @@ impl KvPool {
     /// If the shapes do not fit.
     pub(crate) fn write(&self, first: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
         self.keys.inplace_op2(keys, &WriteColumns { first })?;
-        self.values.inplace_op2(values, &WriteRows { first })?;
-        Ok(())
-    }
-}
-
-impl InplaceOp2 for WriteRows {
-    fn name(&self) -> &'static str {
-        "write-rows"
-    }
-
-    fn cpu_fwd(
-        &self,
-        to: &mut CpuStorage,
-        to_layout: &Layout,
-        from: &CpuStorage,
-        layout: &Layout,
-    ) -> candle_core::Result<()> {
-        let (_, width) = to_layout.shape().dims2()?;
-        let (_, from_width) = layout.shape().dims2()?;
-        let (to, from) = contiguous(to, from, layout)?;
-        let start = self.first * width;
-        match to.get_mut(start..start + from.len()) {
-            Some(rows) if from_width == width => rows.copy_from_slice(from),
-            _ => return Err(outside("rows")),
-        }
-        Ok(())
+        Ok(self.values.slice_set(values, 0, first)?)
     }
 }
 
@@ -87,10 +58,14 @@ impl InplaceOp2 for WriteColumns {
         const STRIP: usize = 16;
         let (width, tokens) = to_layout.shape().dims2()?;
         let (rows, from_width) = layout.shape().dims2()?;
-        let (to, from) = contiguous(to, from, layout)?;
+        let (CpuStorage::F32(to), CpuStorage::F32(from), Some((start, end))) = (to, from, layout.contiguous_offsets())
+        else {
+            return Err(candle_core::Error::Msg("keys are contiguous f32 matrices".into()));
+        };
         if from_width != width || self.first + rows > tokens {
-            return Err(outside("columns"));
+            return Err(candle_core::Error::Msg("columns outside the key/value pool".into()));
         }
+        let from = &from[start..end];
         to.par_chunks_mut(tokens * STRIP).enumerate().for_each(|(strip, to)| {
             for block in (0..rows).step_by(STRIP) {
                 let block = block..rows.min(block + STRIP);
@@ -105,19 +80,4 @@ impl InplaceOp2 for WriteColumns {
         });
         Ok(())
     }
-}
-
-fn contiguous<'a>(
-    to: &'a mut CpuStorage,
-    from: &'a CpuStorage,
-    layout: &Layout,
-) -> candle_core::Result<(&'a mut [f32], &'a [f32])> {
-    match (to, from, layout.contiguous_offsets()) {
-        (CpuStorage::F32(to), CpuStorage::F32(from), Some((start, end))) => Ok((to, &from[start..end])),
-        _ => Err(candle_core::Error::Msg("keys and values are contiguous f32 matrices".into())),
-    }
-}
-
-fn outside(what: &str) -> candle_core::Error {
-    candle_core::Error::Msg(format!("{what} outside the key/value pool"))
 }

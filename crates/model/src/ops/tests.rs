@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use super::math::{exp, sigmoid, tanh};
 use super::*;
 use crate::batch::{PackedBatch, Packer};
-use crate::config::{Activation, Llama3Scaling, Rope};
-use crate::plan::{Rows, StepPlan};
+use crate::blueprint::Activation;
+use crate::config::{Llama3Scaling, Rope};
+use crate::plan::{Rows, Run, StepPlan, runs};
 
 /// Mixes a number into another (SplitMix64).
 fn mix(state: u64, number: u64) -> u64 {
@@ -452,11 +453,12 @@ struct Attended {
     rows: Vec<Vec<f32>>,
     pooled: Vec<Vec<f32>>,
     plan: StepPlan,
+    runs: Vec<Vec<Run>>,
 }
 
 /// Runs attention as the layers do: block by block, first all keys and values, then all queries.
 fn attend(spec: &Attention, batch: &PackedBatch, block_rows: usize, size: f32) -> Attended {
-    let plan = StepPlan::new(batch, block_rows);
+    let (plan, runs) = (StepPlan::new(batch, block_rows, 32), runs(batch));
     let hashes = hashes(batch);
     let (width, key_width) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
     let pool = KvPool::new(batch.tokens.len(), key_width, &Device::Cpu).unwrap();
@@ -468,17 +470,17 @@ fn attend(spec: &Attention, batch: &PackedBatch, block_rows: usize, size: f32) -
     }
     let block = |rows: &Rows| {
         let queries = matrix_of(&hashes_of(rows), QUERY, width, size);
-        rows_of(&attention(spec, &queries, &pool, rows, &plan.runs).unwrap())
+        rows_of(&attention(spec, &queries, &pool, rows, &runs).unwrap())
     };
     let rows = plan.blocks.iter().flat_map(block).collect();
     let pooled = plan.pooled.iter().flat_map(block).collect();
-    Attended { rows, pooled, plan }
+    Attended { rows, pooled, plan, runs }
 }
 
 impl Attended {
     /// The rows of a sequence, by position.
     fn of(&self, end: usize) -> Vec<Vec<f32>> {
-        self.plan.runs[end].iter().flat_map(|run| self.rows[run.row..run.row + run.len].to_vec()).collect()
+        self.runs[end].iter().flat_map(|run| self.rows[run.row..run.row + run.len].to_vec()).collect()
     }
 }
 
@@ -553,7 +555,7 @@ fn check_attention(spec: &Attention, sequences: &[Arc<[u32]>], (block_rows, step
     for &end in &batch.ends {
         let rows = attended.of(end);
         let own: Vec<u64> =
-            attended.plan.runs[end].iter().flat_map(|run| &hashes[run.row..run.row + run.len]).copied().collect();
+            attended.runs[end].iter().flat_map(|run| &hashes[run.row..run.row + run.len]).copied().collect();
         for position in (0..rows.len()).rev().step_by(step) {
             let want = naive_attention(spec, &own, position, SIZE);
             check_close(&format!("{spec:?}, position {position} of {}", rows.len()), &rows[position], &want, tolerance);

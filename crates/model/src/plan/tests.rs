@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::batch::Packer;
 
+const TILE_ROWS: usize = 32;
+
 /// Groups that share a prompt, some of them longer than a tile.
 fn batches() -> impl Strategy<Value = PackedBatch> {
     let sequence = (0u32..3, 0usize..90, prop::collection::vec(0u32..2, 1..50));
@@ -79,10 +81,11 @@ fn check_pooled(batch: &PackedBatch, plan: &StepPlan, most: usize) {
     }
 }
 
-fn check_runs(batch: &PackedBatch, plan: &StepPlan) {
-    assert_eq!(plan.runs.len(), batch.segments.len());
+fn check_runs(batch: &PackedBatch) {
+    let all = runs(batch);
+    assert_eq!(all.len(), batch.segments.len());
     let positions = positions(batch);
-    for (runs, segment) in plan.runs.iter().zip(&batch.segments) {
+    for (runs, segment) in all.iter().zip(&batch.segments) {
         let mut next = 0;
         for run in runs {
             assert_eq!(run.position, next);
@@ -94,19 +97,19 @@ fn check_runs(batch: &PackedBatch, plan: &StepPlan) {
         assert_eq!(runs.last().map(|run| run.row..run.row + run.len), Some(segment.rows.clone()));
     }
     for (number, segment) in batch.segments.iter().enumerate() {
-        let (own, before) = plan.runs[number].split_last().unwrap();
+        let (own, before) = all[number].split_last().unwrap();
         assert_eq!(own.position, segment.position);
-        assert_eq!(before, segment.parent.map_or(&[][..], |parent| &plan.runs[parent]));
+        assert_eq!(before, segment.parent.map_or(&[][..], |parent| &all[parent]));
     }
 }
 
 proptest! {
     #[test]
     fn a_plan_covers_its_batch(batch in batches(), most in 1usize..200) {
-        let plan = StepPlan::new(&batch, most);
+        let plan = StepPlan::new(&batch, most, TILE_ROWS);
         check_blocks(&batch, &plan, most);
         check_pooled(&batch, &plan, most);
-        check_runs(&batch, &plan);
+        check_runs(&batch);
     }
 
     #[test]
@@ -130,7 +133,7 @@ fn a_small_group_is_planned_by_hand() {
     packer.push(prompt().chain([200]).collect());
     packer.push(prompt().chain([100, 101]).collect());
     let batch = packer.pack();
-    let plan = StepPlan::new(&batch, 64);
+    let plan = StepPlan::new(&batch, 64, TILE_ROWS);
     let tile = |rows, position, segment| Tile { rows, position, segment };
     // the later response is taken from the stack first
     assert_eq!(batch.ends, [2, 1, 2]);
@@ -140,7 +143,7 @@ fn a_small_group_is_planned_by_hand() {
         [tile(0..32, 0, 0), tile(32..40, 32, 0), tile(40..41, 40, 1), tile(41..43, 40, 2)]
     );
     let run = |position, row, len| Run { position, row, len };
-    assert_eq!(plan.runs[2], [run(0, 0, 40), run(40, 41, 2)]);
+    assert_eq!(runs(&batch)[2], [run(0, 0, 40), run(40, 41, 2)]);
     assert_eq!(plan.pooled_row, [1, 0, 1]);
     assert_eq!(plan.pooled[0].sources, [40, 42]);
     assert_eq!(plan.pooled[0].positions, [40, 41]);
@@ -149,7 +152,7 @@ fn a_small_group_is_planned_by_hand() {
 
 #[test]
 fn an_empty_batch_has_an_empty_plan() {
-    let plan = StepPlan::new(&Packer::default().pack(), 64);
+    let plan = StepPlan::new(&Packer::default().pack(), 64, TILE_ROWS);
     let (blocks, pooled) = (Vec::new(), Vec::new());
-    assert_eq!(plan, StepPlan { blocks, pooled, pooled_row: Vec::new(), runs: Vec::new(), positions: 0 });
+    assert_eq!(plan, StepPlan { blocks, pooled, pooled_row: Vec::new(), positions: 0 });
 }

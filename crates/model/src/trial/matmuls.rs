@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use collective::Solo;
 
+use super::timed::Timed;
 use super::{Trial, open};
 use crate::compute::Compute;
 use crate::config::Config;
 use crate::device::kernels::{Fill, Kernels};
 use crate::device::layers::DeviceLayer;
-use crate::device::timed::Timed;
-use crate::device::{Device, Matrix, Memory, matrix_shapes};
+use crate::device::{Device, Matrix, Memory};
 use crate::error::Result;
+use crate::share::Share;
 
 /// How fast the four large matmuls of the layers run when nothing else does.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -97,7 +98,7 @@ fn random(device: &Arc<Timed>, seed: usize, count: usize) -> Result<Memory> {
 pub fn rows(compute: Compute, config: &Config, numbers: &[usize]) -> Result<Vec<RowTrial>> {
     let Compute { device, dtype, step_tokens } = compute;
     let device = Arc::new(open(device, dtype, Arc::new(Solo))?);
-    let shapes = matrix_shapes(config, 1);
+    let shapes = Share::new(config, 0, 1).matrix_shapes();
     device.prepare(&shapes)?;
     shapes.iter().map(|&shape| Sweep::new(&device, shape, step_tokens)?.run(numbers)).collect()
 }

@@ -3,7 +3,10 @@
 //!
 //! This is the one way from outside to what computes on devices; a server uses [`Model`](crate::Model).
 
+pub(crate) mod checks;
+pub(crate) mod hash;
 mod matmuls;
+pub(crate) mod timed;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,23 +14,23 @@ use std::sync::Arc;
 use collective::{Collective, Solo};
 use score::{Checksum, Partials};
 
+pub use self::checks::Check;
+pub use self::hash::mixed;
 pub use self::matmuls::{MatmulRate, RowTrial, rows};
+use self::timed::{HostMarks, Kind, Span, Timed};
 use crate::batch::PackedBatch;
 use crate::compute::{Compute, Device, Dtype};
 use crate::config::Config;
-pub use crate::device::checks::Check;
 #[cfg(feature = "cuda")]
 use crate::device::cuda::{CudaDevice, Gpu, marks::CudaMarks, one_rank};
-pub use crate::device::hash::mixed;
-#[cfg(feature = "host-kernels")]
-use crate::device::host::{HostDevice, HostMarks};
+use crate::device::host::HostDevice;
 use crate::device::kernels::{Fill, Kernels};
 use crate::device::loader::HASH_WIDTH;
 use crate::device::numbers::from_bytes;
-use crate::device::timed::{Kind, Span, Timed};
-use crate::device::{Device as _, DeviceModel, Source, checks, hash, matrix_shapes};
+use crate::device::{Device as _, DeviceModel, Source};
 use crate::error::{Error, Result};
 use crate::forward::{Forward, Pending};
+use crate::share::Share;
 use crate::weights::Weights;
 
 /// One rank of a model on a device, with what a server does not need of it.
@@ -53,12 +56,12 @@ pub struct Profile {
     /// Nothing runs: the time between operations.
     pub idle: f64,
     /// What each kind of operation takes.
-    pub kinds: Vec<Share>,
+    pub kinds: Vec<Spent>,
 }
 
 /// The part of one kind of operation in a step.
 #[derive(Debug, Clone, serde::Serialize)]
-pub struct Share {
+pub struct Spent {
     /// matmul, attention, pointwise, copy or collective.
     pub kind: &'static str,
     /// Operations.
@@ -84,7 +87,6 @@ pub struct Description {
 
 fn open(device: Device, dtype: Dtype, collective: Arc<dyn Collective>) -> Result<Timed> {
     match device {
-        #[cfg(feature = "host-kernels")]
         Device::HostKernels => {
             let device = Box::new(HostDevice::new(dtype, collective));
             Ok(Timed::new(device, Box::new(HostMarks::default())))
@@ -95,10 +97,7 @@ fn open(device: Device, dtype: Dtype, collective: Arc<dyn Collective>) -> Result
             let marks = CudaMarks::new(device.gpu());
             Ok(Timed::new(Box::new(device), Box::new(marks)))
         }
-        _ => {
-            let _ = (dtype, collective);
-            Err(not_built(device))
-        }
+        _ => Err(not_built(device)),
     }
 }
 
@@ -123,7 +122,6 @@ pub fn describe(device: Device) -> Result<Description> {
             let nccl = collective::Nccl::available().unwrap_or_else(|error| error.to_string());
             Ok(Description { name: gpu.name()?, free, total, nccl })
         }
-        #[cfg(feature = "host-kernels")]
         Device::HostKernels => {
             let (name, nccl) = ("the CPU as a device".to_owned(), "the CPU has none".to_owned());
             Ok(Description { name, free: 0, total: 0, nccl })
@@ -184,7 +182,7 @@ impl Trial {
         let Compute { device, dtype, step_tokens } = compute;
         compute.check(config)?;
         let device = Arc::new(open(device, dtype, collective)?);
-        device.prepare(&matrix_shapes(config, world_size))?;
+        device.prepare(&Share::new(config, 0, world_size).matrix_shapes())?;
         Ok(Prepared { device, config: config.clone(), step_tokens })
     }
 
@@ -238,9 +236,8 @@ impl Trial {
         let mut ends = batch.ends.clone();
         ends.sort_unstable();
         ends.dedup();
-        let (_, world_size) = self.model.device().place();
         let [projected, queries, keys, output, gate_up, down] =
-            matrix_shapes(&self.config, world_size).map(|(output, input)| 2.0 * output as f64 * input as f64);
+            self.model.share().matrix_shapes().map(|(output, input)| 2.0 * output as f64 * input as f64);
         let (rows, pooled) = (batch.tokens.len() as f64, ends.len() as f64);
         let inner = self.config.layers().saturating_sub(1) as f64 * (projected + output + gate_up + down);
         rows * (inner + keys) + pooled * (queries + output + gate_up + down)
@@ -283,7 +280,7 @@ impl Profile {
         let last = spans.last().map_or(0.0, |(_, _, to)| *to);
         let kinds = KINDS.map(|(kind, name)| {
             let of_kind = || spans.iter().filter(|(other, ..)| *other == kind);
-            Share { kind: name, count: of_kind().count(), seconds: of_kind().map(|(_, from, to)| to - from).sum() }
+            Spent { kind: name, count: of_kind().count(), seconds: of_kind().map(|(_, from, to)| to - from).sum() }
         });
         let busy: f64 = kinds.iter().map(|share| share.seconds).sum();
         Self { seconds: last - first, idle: last - first - busy, kinds: kinds.into() }
@@ -291,5 +288,4 @@ impl Profile {
 }
 
 #[cfg(test)]
-#[cfg(feature = "host-kernels")]
 mod tests;

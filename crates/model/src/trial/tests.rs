@@ -12,7 +12,7 @@ const COMPUTE: Compute = Compute { device: Device::HostKernels, dtype: Dtype::Bf
 
 fn config() -> Config {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/gemma2-v5/config.json");
-    Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap().0
+    Config::parse(&file, &std::fs::read_to_string(&file).unwrap()).unwrap()
 }
 
 fn batch(lengths: &[u32]) -> crate::PackedBatch {

@@ -28,16 +28,20 @@ pub(crate) struct Weights {
 }
 
 /// A stored matrix [out, in] of which a rank takes some rows and some columns.
-pub(crate) struct Slice<'a> {
-    pub(crate) name: &'a str,
+#[derive(Debug, Clone)]
+pub(crate) struct Slice {
+    pub(crate) name: String,
     pub(crate) shape: [usize; 2],
     pub(crate) rows: Range<usize>,
     pub(crate) columns: Range<usize>,
 }
 
-/// A rank's part of `size` things that are split evenly over the ranks.
-pub(crate) fn share(size: usize, rank: usize, world_size: usize) -> Range<usize> {
-    size * rank / world_size..size * (rank + 1) / world_size
+/// A stored vector of which a rank takes some numbers.
+#[derive(Debug, Clone)]
+pub(crate) struct VectorSlice {
+    pub(crate) name: String,
+    pub(crate) len: usize,
+    pub(crate) own: Range<usize>,
 }
 
 /// Bytes that are read from a file before they are converted: large enough to keep a disk busy, small beside a model.
@@ -46,6 +50,19 @@ pub(crate) const PANEL_BYTES: usize = 8 << 20;
 const READ_BYTES: usize = 1 << 20;
 /// Side of the square that is transposed at a time: a cache line of f32.
 const TILE: usize = 16;
+
+impl Slice {
+    /// How many numbers the rank takes.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len() * self.columns.len()
+    }
+}
+
+impl VectorSlice {
+    pub(crate) fn whole(name: impl Into<String>, len: usize) -> Self {
+        Self { name: name.into(), len, own: 0..len }
+    }
+}
 
 impl Weights {
     /// Reads the headers of `paths`.
@@ -70,12 +87,12 @@ impl Weights {
         self.tensors.keys().filter(|name| !used.contains(*name)).cloned().collect()
     }
 
-    /// A whole vector, `[len]`.
-    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        let (file, stored) = self.find(name, &[len])?;
-        let mut values = vec![0.0; len];
-        read_rows(file, name, stored, &mut values)?;
-        Ok(values)
+    /// A rank's part of a vector.
+    pub(crate) fn vector(&self, part: &VectorSlice) -> Result<Vec<f32>> {
+        let (file, stored) = self.find(&part.name, &[part.len])?;
+        let mut values = vec![0.0; part.len];
+        read_rows(file, &part.name, stored, &mut values)?;
+        Ok(values[part.own.clone()].to_vec())
     }
 
     /// A whole matrix as it is stored, `[rows, columns]`, flat.
@@ -90,13 +107,13 @@ impl Weights {
     ///
     /// The matmul runs at full speed from the first row on when its right side is laid out like this (it need not be
     /// packed again for each call), and gives a row the same bits whatever the number of rows.
-    pub(crate) fn transposed(&self, slices: &[Slice<'_>]) -> Result<Vec<f32>> {
+    pub(crate) fn transposed(&self, slices: &[Slice]) -> Result<Vec<f32>> {
         let width: usize = slices.iter().map(|slice| slice.rows.len()).sum();
         let depth = slices.first().map_or(0, |slice| slice.columns.len());
         let mut values = vec![0.0; width * depth];
         let mut column = 0;
         for slice in slices {
-            let (file, stored) = self.find(slice.name, &slice.shape)?;
+            let (file, stored) = self.find(&slice.name, &slice.shape)?;
             let target = Target { values: &mut values, width, column };
             transpose(file, stored, slice, target)?;
             column += slice.rows.len();
@@ -144,7 +161,7 @@ fn read_rows(file: &WeightFile, name: &str, stored: &Stored, values: &mut [f32])
 }
 
 /// Reads a slice in panels of whole rows and writes each panel transposed.
-fn transpose(file: &WeightFile, stored: &Stored, slice: &Slice<'_>, target: Target<'_>) -> Result<()> {
+fn transpose(file: &WeightFile, stored: &Stored, slice: &Slice, target: Target<'_>) -> Result<()> {
     let size = stored.dtype.bitsize() / 8;
     let depth = slice.columns.len();
     let panel_rows = (PANEL_BYTES / (depth * size).max(1)).next_multiple_of(TILE);
@@ -159,13 +176,13 @@ fn transpose(file: &WeightFile, stored: &Stored, slice: &Slice<'_>, target: Targ
             panel.write(values, target.width, column)
         });
         if !finite.reduce(|| true, |a, b| a && b) {
-            return Err(not_finite(file, slice.name));
+            return Err(not_finite(file, &slice.name));
         }
     }
     Ok(())
 }
 
-fn read_panel(file: &WeightFile, stored: &Stored, slice: &Slice<'_>, first: usize, panel: &mut [u8]) -> Result<()> {
+fn read_panel(file: &WeightFile, stored: &Stored, slice: &Slice, first: usize, panel: &mut [u8]) -> Result<()> {
     let size = stored.dtype.bitsize() / 8;
     let [_, columns] = slice.shape;
     let position = |row: usize| stored.start + ((row * columns + slice.columns.start) * size) as u64;
@@ -176,7 +193,7 @@ fn read_panel(file: &WeightFile, stored: &Stored, slice: &Slice<'_>, first: usiz
     panel
         .par_chunks_mut(chunk_bytes)
         .enumerate()
-        .try_for_each(|(chunk, bytes)| file.read(slice.name, position(first + chunk * rows), bytes))
+        .try_for_each(|(chunk, bytes)| file.read(&slice.name, position(first + chunk * rows), bytes))
 }
 
 /// Rows of a stored matrix, `[rows, depth]`, of which columns `first ..` are written as rows of the transposed one.

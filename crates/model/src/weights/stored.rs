@@ -17,8 +17,8 @@ impl Weights {
     ///
     /// # Errors
     /// If the tensor is missing, misshapen or cut off, or holds a number that is not finite; those of `put`.
-    pub(crate) fn stored(&self, slice: &Slice<'_>, dtype: Dtype, put: Put<'_>) -> Result<()> {
-        let (file, stored) = self.find(slice.name, &slice.shape)?;
+    pub(crate) fn stored(&self, slice: &Slice, dtype: Dtype, put: Put<'_>) -> Result<()> {
+        let (file, stored) = self.find(&slice.name, &slice.shape)?;
         let size = stored.dtype.bitsize() / 8;
         let depth = slice.columns.len();
         let panel_rows = (PANEL_BYTES / (depth * size).max(1)).max(1);
@@ -29,12 +29,12 @@ impl Weights {
             let mut read = |to: &mut [u8]| {
                 if is_stored_as(stored.dtype, dtype) {
                     read_panel(file, stored, slice, start, to)?;
-                    return all_finite(stored.dtype, to).then_some(()).ok_or_else(|| not_finite(file, slice.name));
+                    return all_finite(stored.dtype, to).then_some(()).ok_or_else(|| not_finite(file, &slice.name));
                 }
                 panel.resize(rows * depth * size, 0);
                 read_panel(file, stored, slice, start, &mut panel)?;
                 let converted = convert_to(dtype, stored.dtype, &panel, to);
-                converted.then_some(()).ok_or_else(|| not_finite(file, slice.name))
+                converted.then_some(()).ok_or_else(|| not_finite(file, &slice.name))
             };
             put(offset, rows * depth * dtype.size(), &mut read)?;
         }

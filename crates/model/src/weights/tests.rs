@@ -76,9 +76,9 @@ fn every_finite_half_is_converted_exactly() {
         let expected: Vec<f32> = finite.iter().map(|&bits| value(bits)).collect();
         let (len, shape) = (finite.len(), [finite.len() / 64, 64]);
         let (_folder, weights) = checkpoint(&[("v", dtype, &[len], bytes.clone()), ("m", dtype, &shape, bytes)]);
-        assert_eq!(bits(&weights.vector("v", len).unwrap()), bits(&expected), "{dtype}");
+        assert_eq!(bits(&weights.vector(&VectorSlice::whole("v", len)).unwrap()), bits(&expected), "{dtype}");
         assert_eq!(bits(&weights.matrix("m", shape).unwrap()), bits(&expected), "{dtype}");
-        let slice = Slice { name: "m", shape, rows: 0..shape[0], columns: 0..64 };
+        let slice = Slice { name: "m".into(), shape, rows: 0..shape[0], columns: 0..64 };
         let transposed = weights.transposed(&[slice]).unwrap();
         for (i, value) in expected.iter().enumerate() {
             assert_eq!(transposed[i % 64 * shape[0] + i / 64].to_bits(), value.to_bits(), "{dtype} {i}");
@@ -90,7 +90,7 @@ fn every_finite_half_is_converted_exactly() {
 fn f32_is_kept_as_it_is() {
     let values = [0.0, -0.0, 1e-45, f32::MIN_POSITIVE, f32::MAX, f32::MIN, 0.1, -1.0];
     let (_folder, weights) = checkpoint(&[("v", Dtype::F32, &[8], encode(Dtype::F32, values))]);
-    assert_eq!(bits(&weights.vector("v", 8).unwrap()), bits(&values));
+    assert_eq!(bits(&weights.vector(&VectorSlice::whole("v", 8)).unwrap()), bits(&values));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn check_transposed(dtype: Dtype, stored_columns: usize, columns: Range<usize>, 
     let (_folder, weights) = checkpoint(&tensors);
     let slices: Vec<_> = (0..parts.len())
         .map(|part| Slice {
-            name: &names[part],
+            name: names[part].clone(),
             shape: shapes[part],
             rows: parts[part].1.clone(),
             columns: columns.clone(),
@@ -178,7 +178,7 @@ fn the_ranks_slices_make_up_the_whole() {
     let values: Vec<f32> = (0..rows * columns).map(number).collect();
     let (_folder, weights) = checkpoint(&[("m", Dtype::F16, &[rows, columns], encode(Dtype::F16, values))]);
     let read = |rows: Range<usize>, columns: Range<usize>| {
-        weights.transposed(&[Slice { name: "m", shape: [24, 40], rows, columns }]).unwrap()
+        weights.transposed(&[Slice { name: "m".into(), shape: [24, 40], rows, columns }]).unwrap()
     };
     let whole = read(0..rows, 0..columns);
     // split by input: the ranks' rows of the transposed matrix, one after another
@@ -215,9 +215,9 @@ fn numbers_that_are_not_finite_are_refused_wherever_they_are() {
                     ("m", dtype, &[rows, columns], encode(dtype, values())),
                 ]);
                 let problem = "holds a number that is not finite (NaN or infinite)";
-                assert_eq!(tensor_problem(weights.vector("v", len).unwrap_err(), "v"), problem);
+                assert_eq!(tensor_problem(weights.vector(&VectorSlice::whole("v", len)).unwrap_err(), "v"), problem);
                 assert_eq!(tensor_problem(weights.matrix("m", [rows, columns]).unwrap_err(), "m"), problem);
-                let slice = Slice { name: "m", shape: [rows, columns], rows: 0..rows, columns: 0..columns };
+                let slice = Slice { name: "m".into(), shape: [rows, columns], rows: 0..rows, columns: 0..columns };
                 assert_eq!(tensor_problem(weights.transposed(&[slice]).unwrap_err(), "m"), problem, "{dtype} {at}");
             }
         }
@@ -231,7 +231,7 @@ fn the_last_number_of_many_panels_is_looked_at_too() {
     let values = (0..len).map(|i| if i == len - 1 { f32::NAN } else { 1.0 });
     let (_folder, weights) = checkpoint(&[("m", Dtype::BF16, &[rows, columns], encode(Dtype::BF16, values))]);
     assert!(weights.matrix("m", [rows, columns]).is_err());
-    let slice = |rows, columns| Slice { name: "m", shape: [2200, 2000], rows, columns };
+    let slice = |rows, columns| Slice { name: "m".into(), shape: [2200, 2000], rows, columns };
     assert!(weights.transposed(&[slice(0..rows, 0..columns)]).is_err());
     assert!(weights.transposed(&[slice(0..rows, 1000..columns)]).is_err());
     assert!(weights.transposed(&[slice(0..rows, 0..1000)]).is_ok());
@@ -248,15 +248,15 @@ fn unfit_tensors_are_refused_by_name() {
     let square = |shape| tensor_problem(weights.matrix("square", shape).unwrap_err(), "square");
     assert_eq!(square([4, 1]), "shape is [2, 2], expected [4, 1]");
     assert_eq!(square([2, 3]), "shape is [2, 2], expected [2, 3]");
-    let flat = tensor_problem(weights.vector("square", 4).unwrap_err(), "square");
+    let flat = tensor_problem(weights.vector(&VectorSlice::whole("square", 4)).unwrap_err(), "square");
     assert_eq!(flat, "shape is [2, 2], expected [4]");
     let integers = tensor_problem(weights.matrix("integers", [2, 2]).unwrap_err(), "integers");
     assert_eq!(integers, "dtype is I32, expected F32, F16 or BF16");
-    let double = tensor_problem(weights.vector("double", 2).unwrap_err(), "double");
+    let double = tensor_problem(weights.vector(&VectorSlice::whole("double", 2)).unwrap_err(), "double");
     assert_eq!(double, "dtype is F64, expected F32, F16 or BF16");
-    let slice = Slice { name: "square", shape: [2, 3], rows: 0..1, columns: 0..3 };
+    let slice = Slice { name: "square".into(), shape: [2, 3], rows: 0..1, columns: 0..3 };
     assert!(matches!(weights.transposed(&[slice]), Err(Error::Tensor { .. })));
-    let missing = weights.vector("absent", 2).unwrap_err().to_string();
+    let missing = weights.vector(&VectorSlice::whole("absent", 2)).unwrap_err().to_string();
     assert!(missing.starts_with("tensor absent is in none of the checkpoint's 1 safetensors file(s) ("), "{missing}");
     assert!(missing.contains("model.safetensors"), "{missing}");
 }
@@ -274,9 +274,9 @@ fn tensors_are_found_in_every_file_and_only_once() {
     let second = file("model-2.safetensors", &[("c", 3.0), ("d", 4.0)]);
     let weights = Weights::open(&[first.clone(), second.clone()]).unwrap();
     assert_eq!(weights.unused(), ["a", "b", "c", "d"]);
-    assert_eq!(weights.vector("c", 1).unwrap(), [3.0]);
-    assert_eq!(weights.vector("a", 1).unwrap(), [1.0]);
-    assert!(weights.vector("d", 2).is_err());
+    assert_eq!(weights.vector(&VectorSlice::whole("c", 1)).unwrap(), [3.0]);
+    assert_eq!(weights.vector(&VectorSlice::whole("a", 1)).unwrap(), [1.0]);
+    assert!(weights.vector(&VectorSlice::whole("d", 2)).is_err());
     assert_eq!(weights.unused(), ["b", "d"]);
     let again = file("model-3.safetensors", &[("b", 5.0)]);
     let error = Weights::open(&[first, second, again]).err().unwrap().to_string();
@@ -305,7 +305,7 @@ fn a_file_that_was_cut_off_is_refused_wherever_it_was_cut() {
     let weights = Weights::open(std::slice::from_ref(&path)).unwrap();
     // cut off while it is open
     std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
-    assert!(weights.vector("a", 3).is_ok());
+    assert!(weights.vector(&VectorSlice::whole("a", 3)).is_ok());
     let error = tensor_problem(weights.matrix("b", [2, 2]).unwrap_err(), "b");
     assert!(error.contains("cannot be read"), "{error}");
 }
@@ -361,7 +361,7 @@ fn files_that_cannot_be_read_are_named() {
         let error = Weights::open(std::slice::from_ref(&path)).err().unwrap().to_string();
         assert!(error.starts_with(&path.display().to_string()), "{error}");
     }
-    let error = Weights::open(&[]).unwrap().vector("a", 1).unwrap_err().to_string();
+    let error = Weights::open(&[]).unwrap().vector(&VectorSlice::whole("a", 1)).unwrap_err().to_string();
     assert!(error.starts_with("tensor a is in none of the checkpoint's 0 safetensors file(s)"), "{error}");
 }
 
@@ -372,7 +372,7 @@ fn survives(header: &[u8], length: u64) {
         Ok(weights) => {
             for (name, (_, stored)) in &weights.tensors {
                 match stored.shape[..] {
-                    [len] => drop(weights.vector(name, len)),
+                    [len] => drop(weights.vector(&VectorSlice::whole(name, len))),
                     [rows, columns] => drop(weights.matrix(name, [rows, columns])),
                     _ => {}
                 }

@@ -4,9 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::{CudaEvent, sys};
 
-use super::super::timed::Marks;
 use super::{Gpu, failed};
 use crate::error::Result;
+use crate::trial::timed::Marks;
 
 pub(crate) struct CudaMarks {
     gpu: Gpu,

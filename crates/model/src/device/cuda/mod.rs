@@ -2,8 +2,10 @@
 //! cuBLASLt, and NCCL between ranks. Nothing of CUDA is linked: the libraries are loaded when a GPU is asked for.
 #![allow(unsafe_code, reason = "the interfaces of CUDA are C functions over raw addresses")]
 
+#[cfg(feature = "trial")]
 pub(crate) mod marks;
 mod matmul;
+#[cfg(feature = "trial")]
 pub(crate) mod one_rank;
 mod slot;
 mod staging;
@@ -18,14 +20,12 @@ use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
 use self::matmul::Matmuls;
 use self::slot::CudaSlot;
 use self::staging::Staging;
-use super::{Address, Device, Launch, Matrix, Memory, Read, Slot, SlotSizes, kernels};
+use super::{Address, Device, Launch, Matrix, Memory, Read, Slot, SlotSizes, VERSION, kernels};
 use crate::compute::Dtype;
 use crate::error::{Error, Result};
 
 /// The kernels: machine code for sm_80 and sm_90, PTX for newer GPUs.
 static KERNELS: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")));
-/// Grows whenever a change of the code may change the bits of a score on a GPU.
-const VERSION: u32 = 1;
 /// bf16 on the tensor cores, cp.async: Ampere.
 const OLDEST: (i32, i32) = (8, 0);
 /// What a kernel may use of shared memory without being asked for more.

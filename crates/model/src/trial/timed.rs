@@ -5,11 +5,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use collective::RowSplit;
 
-use super::{Address, Device, Launch, Matrix, Memory, Read, Slot, SlotSizes};
 use crate::compute::Dtype;
+use crate::device::{Address, Device, Launch, Matrix, Memory, Read, Slot, SlotSizes};
 use crate::error::Result;
 
 /// What an operation is for.
@@ -31,6 +32,10 @@ pub(crate) trait Marks: Send + Sync {
     /// Waits for the last mark; the seconds from the first mark to each. Forgets them all.
     fn take(&self) -> Result<Vec<f64>>;
 }
+
+/// Times at which the CPU, which computes what it is told at once, passed a mark.
+#[derive(Default)]
+pub(crate) struct HostMarks(Mutex<Vec<Instant>>);
 
 /// A device that is watched.
 pub(crate) struct Timed {
@@ -176,5 +181,20 @@ impl Slot for TimedSlot {
 
     fn wait(&mut self) -> Result<&[u8]> {
         self.inner.wait()
+    }
+}
+
+// === impl HostMarks ===
+
+impl Marks for HostMarks {
+    fn mark(&self) -> Result<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+        Ok(())
+    }
+
+    fn take(&self) -> Result<Vec<f64>> {
+        let marks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let Some(&first) = marks.first() else { return Ok(Vec::new()) };
+        Ok(marks.iter().map(|mark| mark.duration_since(first).as_secs_f64()).collect())
     }
 }

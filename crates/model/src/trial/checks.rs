@@ -5,12 +5,13 @@
 
 use score::Checksum;
 
-use super::kernels::{Attention, Embed, Gated, Gather, Head, Kernels, Norm, Rope, RopeTable};
-use super::numbers::{from_bytes, round, to_bytes};
-use super::plan::DevicePlan;
-use super::{Address, Device, Matrix, Memory, hash};
+use super::hash;
 use crate::batch::{PackedBatch, Segment};
 use crate::compute::Dtype;
+use crate::device::kernels::{Attention, Embed, Gated, Gather, Head, Kernels, Norm, Rope, RopeTable};
+use crate::device::numbers::{from_bytes, to_bytes};
+use crate::device::plan::DevicePlan;
+use crate::device::{Address, Device, Matrix, Memory};
 use crate::error::Result;
 
 /// What a kernel did with random numbers.
@@ -52,13 +53,19 @@ pub(crate) fn run(device: &dyn Device) -> Result<Vec<Check>> {
         checks.push(lab.norm(name, (parts, residual, branch))?);
     }
     checks.extend(lab.head()?);
-    for (head_dim, normed) in [(64, false), (128, true), (256, false)] {
-        checks.push(lab.rope(head_dim, normed)?);
+    for (head_dim, biased, normed) in [(64, false, false), (128, false, true), (256, true, false), (80, true, true)] {
+        checks.push(lab.rope(head_dim, biased, normed)?);
     }
-    for (head_dim, window, soft_cap) in
-        [(64, 0, 0.0), (64, 24, 50.0), (128, 0, 50.0), (128, 70, 0.0), (256, 0, 0.0), (256, 40, 50.0), (80, 33, 30.0)]
-    {
-        checks.push(lab.attention(head_dim, window, soft_cap)?);
+    for (head_dim, window, soft_cap, biased) in [
+        (64, 0, 0.0, false),
+        (64, 24, 50.0, true),
+        (128, 0, 50.0, false),
+        (128, 70, 0.0, true),
+        (256, 0, 0.0, true),
+        (256, 40, 50.0, false),
+        (80, 33, 30.0, true),
+    ] {
+        checks.push(lab.attention(head_dim, (window, soft_cap), biased)?);
     }
     Ok(checks)
 }
@@ -92,7 +99,7 @@ impl Lab<'_> {
 
     fn draw(&self, seed: u64, count: usize, scale: f64) -> Result<Sample> {
         let dtype = self.device.dtype();
-        let values: Vec<f32> = (0..count).map(|i| round(dtype, (uniform(seed, i as u64) * scale) as f32)).collect();
+        let values: Vec<f32> = (0..count).map(|i| dtype.round((uniform(seed, i as u64) * scale) as f32)).collect();
         let memory = self.device.allocate(count * dtype.size())?;
         self.device.upload(memory.address(), &to_bytes(dtype, values.iter().copied()))?;
         Ok(Sample { values: values.into_iter().map(f64::from).collect(), memory })
@@ -271,10 +278,10 @@ impl Lab<'_> {
         Ok(vec![self.check("partial logits".into(), &computed, &reference), checksum])
     }
 
-    fn rope(&self, head_dim: usize, with_norm: bool) -> Result<Check> {
+    fn rope(&self, head_dim: usize, biased: bool, normed: bool) -> Result<Check> {
         let (rows, heads, stride) = (5, 3, 4 * head_dim);
         let x = self.draw(13, rows * stride, 2.0)?;
-        let weight = self.draw_f32(14, head_dim)?;
+        let (weight, bias) = (self.draw_f32(14, head_dim)?, self.draw_f32(18, heads * head_dim)?);
         let positions = [0u32, 1, 77, 4095, 8191];
         let frequencies: Vec<f32> =
             (0..head_dim / 2).map(|pair| 1e4f32.powf(-2.0 * pair as f32 / head_dim as f32)).collect();
@@ -293,30 +300,35 @@ impl Lab<'_> {
             table: table.address(),
             heads,
             head_dim,
-            weight: if with_norm { weight.address() } else { Address::NONE },
+            bias: if biased { bias.address() } else { Address::NONE },
+            weight: if normed { weight.address() } else { Address::NONE },
             eps: 1e-6,
         };
         self.kernels().rope(&rope, rows)?;
         let mut reference = x.values.clone();
         for (row, &position) in positions.iter().enumerate() {
-            for head in 0..heads {
-                let head = &mut reference[row * stride + head * head_dim..][..head_dim];
-                if with_norm {
-                    head.copy_from_slice(&normed(head, &weight.values));
+            for number in 0..heads {
+                let head = &mut reference[row * stride + number * head_dim..][..head_dim];
+                if biased {
+                    head.iter_mut().zip(&bias.values[number * head_dim..]).for_each(|(x, b)| *x += b);
+                }
+                if normed {
+                    head.copy_from_slice(&self::normed(head, &weight.values));
                 }
                 rotate(head, position, &frequencies);
             }
         }
-        let name = format!("RoPE of {head_dim}{}", if with_norm { ", normed" } else { "" });
+        let said = |yes: bool, what: &'static str| if yes { what } else { "" };
+        let name = format!("RoPE of {head_dim}{}{}", said(biased, ", biased"), said(normed, ", normed"));
         Ok(self.check(name, &self.read(&x.memory, reference.len())?, &reference))
     }
 
-    fn attention(&self, head_dim: usize, window: usize, soft_cap: f64) -> Result<Check> {
+    fn attention(&self, head_dim: usize, (window, soft_cap): (usize, f64), biased: bool) -> Result<Check> {
         let batch = tree();
         let (rows, heads, group) = (batch.tokens.len(), 4, 2);
         let (query_width, key_width) = (heads * head_dim, heads / group * head_dim);
         let (queries, keys) = (self.draw(15, rows * query_width, 4.0)?, self.draw(16, rows * key_width, 4.0)?);
-        let values = self.draw(17, rows * key_width, 2.0)?;
+        let (mut values, bias) = (self.draw(17, rows * key_width, 2.0)?, self.draw_f32(19, key_width)?);
         let out = self.room(rows * query_width)?;
         let plan = DevicePlan::new(&batch, Checksum::Path);
         let bytes = plan.bytes();
@@ -329,6 +341,7 @@ impl Lab<'_> {
             query_stride: query_width,
             keys: keys.address(),
             values: values.address(),
+            value_bias: if biased { bias.address() } else { Address::NONE },
             key_stride: key_width,
             out: out.address(),
             out_stride: query_width,
@@ -341,10 +354,13 @@ impl Lab<'_> {
             window,
         };
         self.kernels().attention(&attention, plan.tiles, heads)?;
+        if biased {
+            values.values.iter_mut().zip(bias.values.iter().cycle()).for_each(|(x, b)| *x += b);
+        }
         let reference =
             Reference { batch: &batch, queries: &queries.values, keys: &keys.values, values: &values.values };
         let reference = reference.attention(&attention, heads);
-        let name = format!("attention of {head_dim}, window {window}, cap {soft_cap}");
+        let name = format!("attention of {head_dim}, window {window}, cap {soft_cap}, bias {biased}");
         Ok(self.check(name, &self.read(&out, reference.len())?, &reference))
     }
 }

@@ -6,6 +6,8 @@ SHELL := bash
 
 DEMO_MODEL := tests/golden/gemma2-v4
 DEMO_INPUT := docs/model-card.jsonl
+# builds the command where that has to be, and prints its path
+BINARY := scripts/binary.sh --package assay
 
 .PHONY: help demo cuda test check-cuda gpu-trial bench lines fmt clean deps
 
@@ -16,13 +18,13 @@ deps: ## check for what the build needs, and install what is missing
 	@scripts/deps.sh build
 
 demo: deps ## start a gateway and two shards, and score the model card's conversations through gRPC
-	@cargo build --release --package assay
-	@echo "The model card's question with the right answer and with a wrong one."
-	@echo "The checkpoint's weights are random: the numbers are exact and mean nothing."
-	@scripts/demo.sh target/release/assay $(DEMO_MODEL) $(DEMO_INPUT)
-	@echo "The binary is target/release/assay; a real model is --model owner/name, or its folder."
+	@binary=$$(scripts/stage.sh "build, which takes some minutes the first time" $(BINARY)); \
+	echo "The model card's question with the right answer and with a wrong one."; \
+	echo "The checkpoint's weights are random: the numbers are exact and mean nothing."; \
+	scripts/stage.sh demo scripts/demo.sh "$$binary" $(DEMO_MODEL) $(DEMO_INPUT); \
+	echo "The binary is $$binary; a real model is --model owner/name, or its folder."
 
-cuda: deps ## build target/release/assay for NVIDIA GPUs; what compiles the kernels is fetched where it is missing
+cuda: deps ## build the command for NVIDIA GPUs; what compiles the kernels is fetched where it is missing
 	@deploy/cuda/build.sh
 
 test: ## format, lints, licenses and all tests: what CI runs
@@ -31,18 +33,26 @@ test: ## format, lints, licenses and all tests: what CI runs
 	@scripts/test.sh
 
 check-cuda: ## lint everything, what is for GPUs too, with kernels that $NVCC compiles, or a stand-in for it
-	@NVCC="$${NVCC:-$(CURDIR)/deploy/cuda/nvcc-standin}" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
+	@NVCC="$${NVCC:-$(CURDIR)/deploy/cuda/nvcc-standin}" cargo clippy --workspace --all-targets --all-features -- -D warnings
 
 gpu-trial: deps ## make target/gpu-trial.tar.xz, which tries and measures everything on a machine with a GPU
 	@tests/gpu/archive.sh
 
 bench: deps ## measure speed, beside Hugging Face where python3 has torch and transformers
+<<<<<<< HEAD
 	@cargo build --release --package assay
 	@cargo bench --package tests --bench score
 	@cargo bench --package tests --bench cluster-sim -- --gateways 8 --replicas 32 --minutes 2
 	@scripts/deps.sh test
 	@cargo bench --package tests --bench gateway
 	@scripts/bench-cluster.sh target/release/assay $(DEMO_MODEL)
+=======
+	@binary=$$(scripts/stage.sh build $(BINARY)); \
+	scripts/stage.sh "forward pass, assay score" cargo bench --package tests --bench score; \
+	scripts/deps.sh test; \
+	scripts/stage.sh gateway cargo bench --package tests --bench gateway; \
+	scripts/stage.sh cluster scripts/bench-cluster.sh "$$binary" $(DEMO_MODEL)
+>>>>>>> 2fbb8e8 (make test, make demo: a line for each stage, any target directory)
 
 lines: ## count lines of code, tests apart; SINCE=revision compares with it
 	@scripts/lines.py $(SINCE)

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# Build target/release/assay with the kernels, and check what came out: its size, and that nothing of CUDA is linked.
+# Build the command with the kernels, and check what came out: its size, and that nothing of CUDA is linked.
 set -euo pipefail
 
 LIMIT_MIB=60
-binary=target/release/assay
 
 nvcc=$(deploy/cuda/tree.sh target/cuda)
 echo "nvcc: $nvcc"
-NVCC=$nvcc cargo build --release --package assay --features cuda
+binary=$(NVCC=$nvcc scripts/binary.sh --package assay --features cuda)
 
 if readelf --dynamic "$binary" | grep -E 'NEEDED.*lib(cu|nccl|nv)'; then
     echo "$binary links libraries of CUDA: it would not start without them" >&2

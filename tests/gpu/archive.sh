@@ -10,12 +10,12 @@ archive=target/gpu-trial.tar.xz
 
 nvcc=$(deploy/cuda/tree.sh target/cuda)
 echo "nvcc: $nvcc"
-NVCC=$nvcc cargo build --release --package tests --bin gpu --features cuda
+binary=$(NVCC=$nvcc scripts/binary.sh --package tests --bin gpu --features cuda)
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 mkdir -p "$folder/gpu-trial/golden"
-strip -o "$folder/gpu-trial/gpu" target/release/gpu
+strip -o "$folder/gpu-trial/gpu" "$binary"
 cp tests/gpu/*.py "$folder/gpu-trial/"
 for checkpoint in tests/golden/*/; do
     cp -r "$checkpoint" "$folder/gpu-trial/golden/"

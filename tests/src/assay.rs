@@ -37,12 +37,9 @@ const OWN: [&str; 3] = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_"];
 pub(crate) fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        // this is target/debug/deps/tests-0123abcd
-        let this = std::env::current_exe().unwrap();
-        let profile = this.ancestors().nth(2).unwrap();
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--offline", "--workspace", "--bin", "assay", "--target-dir"]);
-        cargo.arg(profile.parent().unwrap()).current_dir(repo_root());
+        cargo.args(["build", "--quiet", "--offline", "--workspace", "--bin", "assay", "--message-format"]);
+        cargo.arg("json-render-diagnostics").current_dir(repo_root()).stderr(Stdio::inherit());
         if cfg!(feature = "cuda") {
             cargo.args(["--features", "tests/cuda"]);
             // as the tests were built; the fakes of tests/gpu bring their own kernels, so a stand-in does as well
@@ -56,11 +53,15 @@ pub(crate) fn binary() -> &'static Path {
         for (name, _) in std::env::vars_os().filter(|(name, _)| own(name)) {
             cargo.env_remove(name);
         }
-        if profile.ends_with("release") {
+        if !cfg!(debug_assertions) {
             cargo.arg("--release");
         }
-        assert!(cargo.status().unwrap().success(), "the binary does not build");
-        profile.join(format!("assay{}", std::env::consts::EXE_SUFFIX))
+        let built = cargo.output().unwrap();
+        assert!(built.status.success(), "the binary does not build");
+        // where it lies is for whoever has set cargo's target folder to say
+        let messages = built.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        let mut paths = messages.filter_map(|message: Value| message["executable"].as_str().map(PathBuf::from));
+        paths.next_back().expect("cargo says where the binary is")
     })
 }
 

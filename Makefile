@@ -39,20 +39,13 @@ gpu-trial: deps ## make target/gpu-trial.tar.xz, which tries and measures everyt
 	@tests/gpu/archive.sh
 
 bench: deps ## measure speed, beside Hugging Face where python3 has torch and transformers
-<<<<<<< HEAD
-	@cargo build --release --package assay
-	@cargo bench --package tests --bench score
-	@cargo bench --package tests --bench cluster-sim -- --gateways 8 --replicas 32 --minutes 2
-	@scripts/deps.sh test
-	@cargo bench --package tests --bench gateway
-	@scripts/bench-cluster.sh target/release/assay $(DEMO_MODEL)
-=======
 	@binary=$$(scripts/stage.sh build $(BINARY)); \
 	scripts/stage.sh "forward pass, assay score" cargo bench --package tests --bench score; \
+	scripts/stage.sh "a simulated cluster" \
+		cargo bench --package tests --bench cluster-sim -- --gateways 8 --replicas 32 --minutes 2; \
 	scripts/deps.sh test; \
 	scripts/stage.sh gateway cargo bench --package tests --bench gateway; \
 	scripts/stage.sh cluster scripts/bench-cluster.sh "$$binary" $(DEMO_MODEL)
->>>>>>> 2fbb8e8 (make test, make demo: a line for each stage, any target directory)
 
 lines: ## count lines of code, tests apart; SINCE=revision compares with it
 	@scripts/lines.py $(SINCE)

@@ -18,7 +18,7 @@ deps: ## check for what the build needs, and install what is missing
 	@scripts/deps.sh build
 
 demo: deps ## start a gateway and two shards, and score the model card's conversations through gRPC
-	@binary=$$(scripts/stage.sh "build, which takes some minutes the first time" $(BINARY)); \
+	@binary=$$(scripts/stage.sh "build, which takes some minutes the first time" $(BINARY) --profile demo); \
 	echo "The model card's question with the right answer and with a wrong one."; \
 	echo "The checkpoint's weights are random: the numbers are exact and mean nothing."; \
 	scripts/stage.sh demo scripts/demo.sh "$$binary" $(DEMO_MODEL) $(DEMO_INPUT); \
@@ -39,7 +39,7 @@ gpu-trial: deps ## make target/gpu-trial.tar.xz, which tries and measures everyt
 	@tests/gpu/archive.sh
 
 bench: deps ## measure speed, beside Hugging Face where python3 has torch and transformers
-	@binary=$$(scripts/stage.sh build $(BINARY)); \
+	@binary=$$(scripts/stage.sh build $(BINARY) --release); \
 	scripts/stage.sh "forward pass, assay score" cargo bench --package tests --bench score; \
 	scripts/stage.sh "a simulated cluster" \
 		cargo bench --package tests --bench cluster-sim -- --gateways 8 --replicas 32 --minutes 2; \

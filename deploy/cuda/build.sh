@@ -6,7 +6,7 @@ LIMIT_MIB=60
 
 nvcc=$(deploy/cuda/tree.sh target/cuda)
 echo "nvcc: $nvcc"
-binary=$(NVCC=$nvcc scripts/binary.sh --package assay --features cuda)
+binary=$(NVCC=$nvcc scripts/binary.sh --release --package assay --features cuda)
 
 if readelf --dynamic "$binary" | grep -E 'NEEDED.*lib(cu|nccl|nv)'; then
     echo "$binary links libraries of CUDA: it would not start without them" >&2

@@ -10,7 +10,7 @@ archive=target/gpu-trial.tar.xz
 
 nvcc=$(deploy/cuda/tree.sh target/cuda)
 echo "nvcc: $nvcc"
-binary=$(NVCC=$nvcc scripts/binary.sh --package tests --bin gpu --features cuda)
+binary=$(NVCC=$nvcc scripts/binary.sh --release --package tests --bin gpu --features cuda)
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

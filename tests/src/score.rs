@@ -13,7 +13,7 @@ use crate::replica;
 const MODEL: &str = "gemma2-v4";
 
 /// Lines of one conversation each that are refused, and what the error says.
-const INVALID: &[(&str, &str)] = &[
+pub(crate) const INVALID: &[(&str, &str)] = &[
     ("", "the line is empty"),
     (" \t ", "the line is empty"),
     ("nope", "not a JSON object"),

@@ -16,6 +16,7 @@ mod checksums;
 mod client;
 mod cluster;
 mod device;
+mod engine;
 mod golden;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 mod gpu;

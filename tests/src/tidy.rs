@@ -16,8 +16,8 @@ use tests::{GOLDEN, golden, repo_root};
 /// A crate of the workspace, its folder, and the crates of the workspace that it may depend on.
 type Place = (&'static str, &'static str, &'static [&'static str]);
 
-/// The two services meet only on the wire; inside crates/ the only edges are model -> collective, and model and proto ->
-/// score.
+/// The two services meet only on the wire; inside crates/ the only edges are model -> collective, model and proto -> score,
+/// and client -> proto and service.
 const MAP: &[Place] = &[
     ("score", "crates/score", &[]),
     ("proto", "crates/proto", &["score"]),
@@ -27,19 +27,20 @@ const MAP: &[Place] = &[
     ("discovery", "crates/discovery", &[]),
     ("checkpoint", "crates/checkpoint", &[]),
     ("service", "crates/service", &[]),
+    ("client", "crates/client", &["proto", "service"]),
     ("gateway", "services/gateway", &["proto", "score", "prompt", "checkpoint", "discovery", "service"]),
     ("shard", "services/shard", &["proto", "score", "model", "collective", "checkpoint", "discovery", "service"]),
     (
         "assay",
         "services/assay",
-        &["gateway", "shard", "proto", "score", "prompt", "checkpoint", "model", "discovery", "service"],
+        &["client", "gateway", "shard", "proto", "score", "prompt", "checkpoint", "model", "discovery", "service"],
     ),
 ];
 
 /// Crates of others that only some may link. Dev-dependencies are free; deny.toml guards the ways around this list.
 const LINKS: &[(&str, &[&str])] = &[
-    ("tokio", &["discovery", "service", "gateway", "shard", "assay"]),
-    ("tonic", &["proto", "service", "gateway", "shard", "assay"]),
+    ("tokio", &["discovery", "service", "client", "gateway", "shard", "assay"]),
+    ("tonic", &["proto", "service", "client", "gateway", "shard", "assay"]),
     ("tonic-health", &["service"]),
     ("prost", &["proto"]),
     ("etcd-client", &["discovery"]),

@@ -60,6 +60,8 @@ pub(crate) fn options(ranks: std::ops::Range<usize>, world_size: usize) -> Worke
         fingerprint: "f".to_owned(),
         text_digest: "t".to_owned(),
         step_tokens: STEP_TOKENS,
+        linger: Duration::ZERO,
+        probe: shard::PROBE,
         advertise: None,
         protocol: Versions::CURRENT,
         patience: Patience { silence: Duration::from_secs(1), ..Patience::default() },

@@ -100,14 +100,21 @@ impl Message {
         self.role
     }
 
-    /// Bytes of its content.
+    /// Bytes of its content, and of what else the template may read.
     pub fn bytes(&self) -> usize {
-        self.fields.get("content").and_then(Value::as_str).map_or(0, str::len)
+        let content = self.fields.get("content").and_then(Value::as_str).map_or(0, str::len);
+        let others = self.fields.iter().filter(|(key, _)| !matches!(key.as_str(), "role" | "content"));
+        others.fold(content, |bytes, (key, value)| bytes + key.len() + value.to_string().len())
     }
 
     /// Its fields, as the template sees them: role, content, and whatever else the client gave.
     pub fn fields(&self) -> &Map<String, Value> {
         &self.fields
+    }
+
+    /// The same, for whoever needs the turn no more.
+    pub fn into_fields(self) -> Map<String, Value> {
+        self.fields
     }
 
     /// A list of turns from JSON. `at` is what errors call the list, as in `messages`.
@@ -123,7 +130,11 @@ impl Message {
         list.iter().enumerate().map(|(i, message)| Self::from_json(&format!("{at}[{i}]"), message)).collect()
     }
 
-    fn from_json(at: &str, value: &Value) -> Result<Self, ItemError> {
+    /// One turn of such a list. `at` is what errors call it, as in `messages[3]`.
+    ///
+    /// # Errors
+    /// If it has no role that is known, or no content.
+    pub fn from_json(at: &str, value: &Value) -> Result<Self, ItemError> {
         let object = value.as_object().ok_or_else(|| shape(at, "an object with role and content", value))?;
         let name = object.get("role").unwrap_or(&Value::Null);
         let name = name.as_str().ok_or_else(|| shape(&format!("{at}.role"), "a string", name))?;

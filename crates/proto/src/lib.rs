@@ -26,5 +26,8 @@ pub mod shard {
     }
 }
 
+/// The metadata key that says who a call is charged to.
+pub const TENANT_KEY: &str = "x-assay-tenant";
+
 /// All protocols, as an encoded set of file descriptors: what reflection serves.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -10,8 +10,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 use model::Compute;
 use prompt::Truncate;
 
-use crate::client;
 use crate::opened::ModelChoice;
+use crate::remote;
 use crate::serve;
 use crate::settings::{Devices, DtypeName};
 
@@ -33,8 +33,8 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     Up(serve::args::Up),
     Score(Score),
-    Status(client::args::Status),
-    Bench(client::args::Bench),
+    Status(remote::args::Status),
+    Bench(remote::args::Bench),
     Inspect(Inspect),
     Gateway(serve::args::Gateway),
     Shard(serve::args::Shard),
@@ -100,7 +100,7 @@ pub(crate) struct Score {
     pub(crate) stats: Option<PathBuf>,
 
     #[command(flatten)]
-    pub(crate) remote: client::args::Remote,
+    pub(crate) remote: remote::args::Remote,
 }
 
 /// More threads than any machine has cores only cost time to start.

@@ -3,9 +3,9 @@
 //! This is the only place that reads flags and the environment; everything below takes structs.
 
 mod args;
-mod client;
 mod inspect;
 mod opened;
+mod remote;
 mod score;
 mod serve;
 mod settings;
@@ -35,8 +35,8 @@ fn run(command: Command, log: Option<&str>) -> Result<ExitCode> {
         Command::Gateway(gateway) => serve::gateway(&gateway, log),
         Command::Shard(shard) => serve::shard(&shard, log),
         Command::Score(score) => with_log(log, || score::run(&score)),
-        Command::Bench(bench) => with_log(log, || client::bench::run(&bench)),
-        Command::Status(status) => with_log(log, || client::status::run(&status)),
+        Command::Bench(bench) => with_log(log, || remote::bench::run(&bench)),
+        Command::Status(status) => with_log(log, || remote::status::run(&status)),
         Command::Inspect(inspect) => with_log(log, || inspect::run(&inspect)),
         Command::Config(config) => serve::config(&config),
     }

@@ -41,6 +41,11 @@ impl Located {
         Ok(Self { checkpoint, config })
     }
 
+    /// The most tokens of a conversation, for steps of `budget` tokens.
+    pub(crate) fn max_length(&self, args: &LimitArgs, budget: usize) -> Result<usize> {
+        max_length(&self.config, args, budget)
+    }
+
     /// What the scores of this model depend on, if ranks compute it here, of so many.
     pub(crate) fn fingerprint(&self, computes: &[Compute], world_size: usize) -> Result<Fingerprint> {
         fingerprint(&self.checkpoint, &numerics(&self.config, computes, world_size)?)
@@ -104,19 +109,23 @@ impl Opened {
 
     /// How conversations are encoded, for steps of `budget` tokens.
     pub(crate) fn options(&self, args: &LimitArgs, budget: usize) -> Result<Options> {
-        let limit = self.config.max_positions;
-        let max_length = args.max_length.map_or(limit.min(budget), usize::from);
-        ensure!(max_length <= limit, "--max-length {max_length} is more than the model's limit of {limit} tokens");
-        ensure!(
-            max_length <= budget,
-            "--max-length {max_length} needs --max-batch-tokens {max_length} or more, it is {budget}"
-        );
         Ok(Options {
-            max_length: Some(max_length),
+            max_length: Some(max_length(&self.config, args, budget)?),
             truncate: args.truncate.into(),
             strict_special_tokens: args.strict_special_tokens,
         })
     }
+}
+
+fn max_length(config: &Config, args: &LimitArgs, budget: usize) -> Result<usize> {
+    let limit = config.max_positions;
+    let max_length = args.max_length.map_or(limit.min(budget), usize::from);
+    ensure!(max_length <= limit, "--max-length {max_length} is more than the model's limit of {limit} tokens");
+    ensure!(
+        max_length <= budget,
+        "--max-length {max_length} needs --max-batch-tokens {max_length} or more, it is {budget}"
+    );
+    Ok(max_length)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

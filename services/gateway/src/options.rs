@@ -5,12 +5,11 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use prompt::Encoder;
+pub use proto::TENANT_KEY;
 use score::Versions;
 
 use crate::core::Settings;
 
-/// The metadata key that says who a call is charged to.
-pub const TENANT_KEY: &str = "x-assay-tenant";
 /// Who a call is charged to that does not say.
 pub(crate) const DEFAULT_TENANT: &str = "default";
 

@@ -23,4 +23,4 @@ pub use self::error::Error;
 pub use self::metrics::BUCKETS;
 pub use self::ranks::{Ranks, RanksOptions};
 pub use self::replica::{Replica, ReplicaOptions, Scores, Step};
-pub use self::worker::{Patience, Worker, WorkerOptions};
+pub use self::worker::{Computed, PROBE, Patience, Worker, WorkerOptions};

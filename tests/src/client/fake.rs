@@ -148,17 +148,26 @@ fn result(text: &str) -> v1::Result {
             v1::Result { status, score: Some(score), computed_tokens: tokens, ..done }
         }
         None => {
-            let error = format!("item: {text:?} is no number");
-            v1::Result { status: v1::Status::Invalid.into(), error, ..v1::Result::default() }
+            let message = format!("{text:?} is no number");
+            let (error, status) = (format!("item: {message}"), v1::Status::Invalid.into());
+            let problem = Some(v1::Problem { message, ..v1::Problem::default() });
+            v1::Result { status, error, problem, ..v1::Result::default() }
         }
     }
+}
+
+/// A turn that says more than role and content is whole in `extra`.
+fn content(turn: &v1::Message) -> String {
+    let extra =
+        || serde_json::from_str::<serde_json::Value>(&turn.extra).unwrap()["content"].as_str().unwrap().to_owned();
+    if turn.extra.is_empty() { turn.content.clone() } else { extra() }
 }
 
 fn results(item: &v1::Item) -> v1::ItemResult {
     let results = match item.input.as_ref().unwrap() {
         Input::Text(text) => vec![result(text)],
         Input::TokenIds(ids) => vec![result(&ids.ids[0].to_string())],
-        Input::Messages(turns) => vec![result(&turns.messages.last().unwrap().content)],
+        Input::Messages(turns) => vec![result(&content(turns.messages.last().unwrap()))],
         Input::Group(group) => {
             assert!(matches!(&group.prompt, Some(Prompt::Messages(_) | Prompt::Text(_))));
             group.responses.iter().map(|response| result(response)).collect()

@@ -222,8 +222,10 @@ fn text(text: &str) -> wire::Item {
 }
 
 fn turns(turns: &[(&str, &str)]) -> wire::Item {
-    let turn =
-        |(role, content): &(&str, &str)| wire::Message { role: (*role).to_owned(), content: (*content).to_owned() };
+    let turn = |(role, content): &(&str, &str)| {
+        let (role, content) = ((*role).to_owned(), (*content).to_owned());
+        wire::Message { role, content, ..wire::Message::default() }
+    };
     item(Input::Messages(wire::Messages { messages: turns.iter().map(turn).collect() }))
 }
 

@@ -69,6 +69,7 @@ impl Items {
             let messages = row["messages"].as_array().unwrap().iter().map(|message| wire::Message {
                 role: message["role"].as_str().unwrap().to_owned(),
                 content: message["content"].as_str().unwrap().to_owned(),
+                ..wire::Message::default()
             });
             let messages = wire::Messages { messages: messages.collect() };
             items.push((item(Input::Messages(messages)), vec![*score]));

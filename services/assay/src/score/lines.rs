@@ -7,18 +7,17 @@
 use std::io::{self, BufRead, Read as _};
 
 use prompt::Input;
+use proto::v1::Status;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use super::answers::Status;
-
 /// A longer line is refused, so that a file without line ends cannot fill the memory.
 const LONGEST_LINE: u64 = 64 << 20;
 
-/// One line of input, with something for each of its conversations.
+/// One line of input; as much is known of its conversations as its text says.
 #[derive(Debug)]
-pub(crate) struct Line<C> {
+pub(crate) struct Line {
     /// From 1.
     pub(crate) number: u64,
     /// The bytes up to the end of this line.
@@ -26,13 +25,13 @@ pub(crate) struct Line<C> {
     /// As the line had it.
     pub(crate) id: Option<Box<RawValue>>,
     /// The line's conversations. Never empty.
-    pub(crate) items: Vec<Result<C, ItemFailure>>,
+    pub(crate) items: Vec<Result<(), ItemFailure>>,
 }
 
-/// A line of which as much is known as its text says.
+/// A line, and what is to be scored of it.
 #[derive(Debug)]
 pub(crate) struct Given {
-    pub(crate) line: Line<()>,
+    pub(crate) line: Line,
     /// The conversations that have no failure, in order; `None` if all have one.
     pub(crate) input: Option<Input>,
 }
@@ -43,7 +42,7 @@ pub(crate) struct ItemFailure {
     pub(crate) problem: String,
     pub(crate) status: Status,
     /// The tokens that it has, as far as they are known.
-    pub(crate) tokens: usize,
+    pub(crate) tokens: u32,
 }
 
 /// Reads lines.

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use client::Score;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::answers::Scored;
 use super::lines::ItemFailure;
 
 /// The contents of `--stats`.
@@ -22,7 +22,8 @@ pub(crate) struct Stats {
     pub(crate) failed: u64,
     /// Tokens of the conversations that have a score.
     pub(crate) input_tokens: u64,
-    /// Tokens that went through the model; shared prefixes count once a step.
+    /// Tokens that went through the model; shared prefixes count once a step. At a gateway, those that were computed for one
+    /// conversation alone.
     pub(crate) computed_tokens: u64,
     /// Forward passes of this process.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -78,11 +79,12 @@ impl Stats {
     }
 
     /// Counts what became of a conversation.
-    pub(crate) fn count(&mut self, scored: &Result<Scored, ItemFailure>) {
+    pub(crate) fn count(&mut self, scored: &Result<Score, ItemFailure>) {
         match scored {
-            Ok(scored) => {
+            Ok(score) => {
                 self.conversations += 1;
-                self.input_tokens += scored.tokens as u64;
+                self.input_tokens += u64::from(score.tokens);
+                self.computed_tokens += u64::from(score.computed_tokens);
             }
             Err(_) => self.failed += 1,
         }

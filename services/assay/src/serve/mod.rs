@@ -4,6 +4,7 @@
 pub(crate) mod args;
 mod config;
 mod gateway;
+mod in_process;
 mod shard;
 mod up;
 
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::config::run as config;
 pub(crate) use self::gateway::run as gateway;
+pub(crate) use self::in_process::InProcess;
 pub(crate) use self::shard::run as shard;
 pub(crate) use self::up::run as up;
 use crate::settings::TelemetrySettings;

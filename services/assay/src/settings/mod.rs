@@ -17,7 +17,7 @@ use service::telemetry::{Format, Telemetry};
 use service::tls::{ClientTls, ServerTls};
 
 pub(crate) use self::device::{Devices, DtypeName};
-pub(crate) use self::gateway::{GatewaySettings, ServedSettings, default_name, served};
+pub(crate) use self::gateway::{GatewaySettings, LimitSettings, RoutingSettings, ServedSettings, default_name, served};
 pub(crate) use self::shard::{RankRange, ShardSettings, cores};
 
 /// Where services listen by default: above the ports of the system and below those that Linux gives to clients, 32768 on. A

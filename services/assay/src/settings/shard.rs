@@ -204,6 +204,8 @@ impl ShardSettings {
             fingerprint,
             text_digest: located.checkpoint.text_digest()?.to_string(),
             step_tokens: self.max_batch_tokens.get(),
+            linger: Duration::ZERO,
+            probe: shard::PROBE,
             advertise: self.advertise.clone(),
             protocol: protocol(self.refuse_protocol_1),
             connections: self.connections,

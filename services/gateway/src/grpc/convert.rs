@@ -4,6 +4,7 @@ use prompt::{Bos, Fault, Input, ItemError, Message, Role, Truncate};
 use proto::v1;
 use proto::v1::group::Prompt;
 use proto::v1::item::Input as Wire;
+use serde_json::{Map, Value};
 
 use crate::core::Score;
 use crate::entrance::{Answer, Given, Shown, Times};
@@ -40,11 +41,49 @@ fn read_group(group: v1::Group) -> Result<Input, ItemError> {
 }
 
 fn messages(at: &str, turns: v1::Messages) -> Result<Vec<Message>, ItemError> {
-    let message = |(number, message): (usize, v1::Message)| {
-        let role = Role::named(&message.role).map_err(|unknown| unknown.at(format!("{at}[{number}].role")))?;
-        Ok(Message::new(role, message.content))
+    let turns = turns.messages.into_iter().enumerate();
+    turns.map(|(number, turn)| message(&format!("{at}[{number}]"), turn)).collect()
+}
+
+/// A turn as a chat template reads it: what `extra` says, with the fields of the message over it.
+fn message(at: &str, turn: v1::Message) -> Result<Message, ItemError> {
+    let v1::Message { role, content, name, tool_call_id, tool_calls, extra } = turn;
+    let calls = json(at, "tool_calls", &tool_calls, "a JSON list", Value::is_array)?;
+    let extra = json(at, "extra", &extra, "a JSON object", Value::is_object)?;
+    let mut fields = match extra {
+        Some(Value::Object(fields)) => fields,
+        _ => Map::new(),
     };
-    turns.messages.into_iter().enumerate().map(message).collect()
+    fields.extend(calls.map(|calls| ("tool_calls".to_owned(), calls)));
+    // beside calls there may be no content
+    let silent = fields.contains_key("tool_calls") || fields.contains_key("content");
+    for (key, text, may_lack) in [
+        ("role", role, false),
+        ("content", content, silent),
+        ("name", name, true),
+        ("tool_call_id", tool_call_id, true),
+    ] {
+        if !text.is_empty() || !may_lack && !fields.contains_key(key) {
+            fields.insert(key.to_owned(), text.into());
+        }
+    }
+    Message::from_json(at, &Value::Object(fields))
+}
+
+/// What a field with JSON in it says; None if it is empty.
+fn json(
+    at: &str,
+    key: &str,
+    text: &str,
+    expected: &'static str,
+    fits: fn(&Value) -> bool,
+) -> Result<Option<Value>, ItemError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let wrong = |found: String| Fault::Shape { expected, found }.at(format!("{at}.{key}"));
+    let value: Value = serde_json::from_str(text).map_err(|error| wrong(format!("what is no JSON: {error}")))?;
+    if fits(&value) { Ok(Some(value)) } else { Err(wrong("other JSON".to_owned())) }
 }
 
 /// Reads options but for the model.

@@ -207,7 +207,10 @@ pub(super) fn ids(ids: &[u32]) -> v1::Item {
 }
 
 pub(super) fn turns(turns: &[(&str, &str)]) -> v1::Messages {
-    let message = |(role, content): &(&str, &str)| v1::Message { role: (*role).into(), content: (*content).into() };
+    let message = |(role, content): &(&str, &str)| {
+        let (role, content) = ((*role).to_owned(), (*content).to_owned());
+        v1::Message { role, content, ..v1::Message::default() }
+    };
     v1::Messages { messages: turns.iter().map(message).collect() }
 }
 

@@ -194,6 +194,9 @@ pub struct Leader {
     draining: bool,
     /// When the next round of credits ends if nothing is computed.
     round_ends: Duration,
+    /// When something came while nothing waited, and when something came last.
+    waits_since: Duration,
+    came: Duration,
     next_number: u64,
     stats: Stats,
 }
@@ -224,6 +227,8 @@ struct Flying {
     ranks: Vec<Option<(RankStep, Partials)>>,
 }
 
+/// A step waits at most so many times as long as for one more sequence.
+const LONGEST_LINGER: u32 = 10;
 /// How often credits that nobody uses are taken back while nothing is computed.
 const IDLE_ROUND: Duration = Duration::from_millis(200);
 /// Steps that the ranks have at most.
@@ -261,6 +266,8 @@ impl Leader {
             flying: VecDeque::new(),
             draining: false,
             round_ends: Duration::ZERO,
+            waits_since: Duration::ZERO,
+            came: Duration::ZERO,
             next_number: 0,
             stats: Stats::default(),
         }
@@ -293,7 +300,7 @@ impl Leader {
     /// Plans what can be planned, grants what there is room for, and notices what is overdue.
     pub fn advance(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let mut round_ended = false;
-        while self.wants_step() {
+        while self.wants_step(now) {
             let plan = self.planner.next_step(now);
             for item in &plan.expired {
                 self.forget(item.id);
@@ -319,7 +326,9 @@ impl Leader {
 
     /// When to call [`advance`](Self::advance) if nothing happens before.
     pub fn wakes_at(&self) -> Duration {
-        self.watchdog.overdue_at().map_or(self.round_ends, |overdue| overdue.min(self.round_ends))
+        let lingers = self.flying.is_empty() && !self.planner.is_empty();
+        let lingers_until = lingers.then(|| self.lingers_until());
+        self.watchdog.overdue_at().into_iter().chain(lingers_until).fold(self.round_ends, Duration::min)
     }
 
     /// What it has done.
@@ -327,15 +336,25 @@ impl Leader {
         Stats { waiting: self.planner.len(), rate: self.watchdog.rate(), ..self.stats }
     }
 
-    fn wants_step(&self) -> bool {
+    fn wants_step(&self, now: Duration) -> bool {
+        let (waiting, budget) = (self.waiting(), self.settings.plan.budget as u64);
         match self.flying.len() {
-            0 => !self.planner.is_empty(),
-            flying if flying < AHEAD => {
-                let waiting: u64 = self.gateways.keys().map(|gateway| self.planner.tokens(*gateway)).sum();
-                waiting >= self.settings.plan.budget as u64
-            }
-            _ => false,
+            0 if self.planner.is_empty() => false,
+            // gateways would not send more
+            0 => self.draining || now >= self.lingers_until() || waiting + self.credits.reach() > budget,
+            flying => flying < AHEAD && waiting >= budget,
         }
+    }
+
+    /// The tokens that one step with all that waits would compute, at most.
+    fn waiting(&self) -> u64 {
+        self.gateways.keys().map(|gateway| self.planner.tokens(*gateway)).sum()
+    }
+
+    /// Until when a step that is not full waits for more: where a little comes again and again, not for ever.
+    fn lingers_until(&self) -> Duration {
+        let linger = self.settings.plan.linger;
+        (self.came + linger).min(self.waits_since + linger * LONGEST_LINGER)
     }
 
     fn detach(&mut self, gateway: GatewayId) {
@@ -361,6 +380,10 @@ impl Leader {
             actions.push(Action::Detach(gateway, problem));
             return;
         }
+        if self.planner.is_empty() {
+            self.waits_since = now;
+        }
+        self.came = now;
         let mut rejections = Vec::new();
         for Tail { conversation, ids } in tails {
             self.next_number += 1;

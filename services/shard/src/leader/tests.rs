@@ -76,6 +76,61 @@ fn a_step_is_planned_ahead_only_if_what_waits_fills_it() {
     assert_eq!(next.stamp.step, 3);
 }
 
+/// A leader whose steps wait for more, and one gateway.
+fn lingering(linger: Duration) -> Bench {
+    let settings = Settings { plan: plan::Settings { linger, ..plan::Settings::new(BUDGET) }, ..bench::settings() };
+    let mut bench = Bench::new(Leader::new(settings, None));
+    bench.handle(Event::Attached(A));
+    assert_eq!(bench.advance(), []);
+    bench
+}
+
+#[test]
+fn a_step_that_is_not_full_may_wait_for_more() {
+    let mut bench = lingering(millis(20));
+    assert_eq!(bench.arrives(A, piece(1, vec![], vec![(0, tokens(1, 5))])), []);
+    assert_eq!(bench.leader.wakes_at(), bench.now + millis(20));
+    bench.now += millis(15);
+    assert_eq!(bench.arrives(A, piece(2, vec![], vec![(0, tokens(2, 5))])), []);
+    // from the last that came
+    bench.now += millis(19);
+    assert_eq!(bench.advance(), []);
+    bench.now += millis(1);
+    let [Action::Compute(work)] = &bench.advance()[..] else { panic!("nothing more came for 20 ms") };
+    assert_eq!(work.batch.ends.len(), 2);
+    // what came while it was computed has waited
+    bench.arrives(A, piece(3, vec![], vec![(0, tokens(3, 5))]));
+    bench.now += millis(300);
+    assert_eq!(bench.finish_step(1).len(), 1);
+    assert_eq!(bench.finish_step(2).len(), 1);
+    bench.nothing_is_left();
+}
+
+#[test]
+fn a_step_that_is_full_waits_for_nothing_and_no_step_for_ever() {
+    let mut bench = lingering(millis(20));
+    bench.arrives(A, piece(1, vec![], vec![(0, tokens(1, BUDGET / 3))]));
+    // another as large would not fit, and its gateway would not send it
+    let work = bench.compute(Event::Arrived(A, piece(2, vec![], vec![(0, tokens(2, BUDGET / 2))])));
+    assert_eq!(work.batch.ends.len(), 2);
+    bench.finish_step(1);
+    let begun = bench.now;
+    let mut number = 3;
+    loop {
+        bench.now += millis(15);
+        number += 1;
+        if let [Action::Compute(_)] = &bench.arrives(A, piece(number, vec![], vec![(0, tokens(number as u32, 1))]))[..]
+        {
+            break;
+        }
+    }
+    assert!((millis(200)..=millis(220)).contains(&(bench.now - begun)), "{:?}", bench.now - begun);
+    // who leaves waits for nothing either
+    bench.finish_step(2);
+    bench.arrives(A, piece(90, vec![], vec![(0, tokens(9, 5))]));
+    assert!(bench.happens(Event::Drain).iter().any(|action| matches!(action, Action::Compute(_))));
+}
+
 #[test]
 fn what_is_withdrawn_is_not_computed_and_what_is_computed_already_is_answered() {
     let mut bench = Bench::with_gateways(1);

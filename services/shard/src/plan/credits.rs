@@ -75,6 +75,12 @@ impl Credits {
         self.accounts.values().filter_map(|account| u64::try_from(account.balance).ok()).sum()
     }
 
+    /// How many tokens have to be free in a step that waits for more: gateways send no piece without as many credits.
+    pub fn reach(&self) -> u64 {
+        let reach = self.accounts.values().map(|account| account.reach(signed(self.budget / 2))).max();
+        reach.unwrap_or(1).unsigned_abs()
+    }
+
     /// What a gateway may send; below zero if its last piece took more than it had.
     pub fn balance(&self, gateway: GatewayId) -> Option<i64> {
         self.accounts.get(&gateway).map(|account| account.balance)
@@ -171,8 +177,12 @@ impl Account {
     /// Whether it has lately had too little left for another piece like the largest: a gateway overdraws its balance
     /// only if `half` a step is free.
     fn ran_dry(&self, half: i64) -> bool {
-        let reach = self.largest.max(self.largest_before).min(half);
-        self.lowest.min(self.lowest_before) < reach.max(1)
+        self.lowest.min(self.lowest_before) < self.reach(half)
+    }
+
+    /// The credits that it takes to send another piece like the largest.
+    fn reach(&self, half: i64) -> i64 {
+        self.largest.max(self.largest_before).min(half).max(1)
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Settings {
     pub overtakes: u32,
     /// When its gateway's oldest sequence has been that for so many steps, times the gateways that wait, it is due.
     pub patience: u64,
+    /// How long a step that is not full waits for more after the last that came; not at all where somebody waits for it.
+    pub linger: Duration,
 }
 
 /// Why a sequence is not taken in.
@@ -135,7 +137,7 @@ const STEPS_BEHIND: u64 = 4;
 impl Settings {
     /// What is right for steps of this size.
     pub const fn new(budget: usize) -> Self {
-        Self { budget, look_ahead: 32, overtakes: 256, patience: 4 }
+        Self { budget, look_ahead: 32, overtakes: 256, patience: 4, linger: Duration::ZERO }
     }
 }
 

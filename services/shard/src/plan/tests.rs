@@ -64,7 +64,7 @@ impl Books {
 
     /// Small steps, and chances to be overdue.
     fn small(budget: usize) -> Self {
-        Self::new(Settings { budget, look_ahead: 4, overtakes: 6, patience: 2 })
+        Self::new(Settings { look_ahead: 4, overtakes: 6, patience: 2, ..Settings::new(budget) })
     }
 
     fn push(&mut self, gateway: u64, tokens: Vec<u32>) -> ItemId {
@@ -326,7 +326,7 @@ fn what_is_urgent_goes_before_what_else_waits() {
 
 #[test]
 fn what_is_passed_over_too_often_or_too_long_opens_a_step() {
-    let settings = Settings { budget: 100, look_ahead: 8, overtakes: 1000, patience: 4 };
+    let settings = Settings { look_ahead: 8, overtakes: 1000, ..Settings::new(100) };
     assert_eq!(squeezed_out(settings), [9, 17], "4 steps for each of 2 gateways");
     assert_eq!(squeezed_out(Settings { overtakes: 6, ..settings }), [3, 7], "passed over up to 3 times a step");
 }

@@ -22,8 +22,6 @@ use crate::leader::{Action, Ending, Event, Leader, Report, Settings, Work};
 use crate::plan;
 use crate::{RanksOptions, metrics};
 
-/// Tokens of the step that begins an epoch on CPUs.
-const PROBE: usize = 32;
 /// What gateways and ranks may have said before the leader listens.
 const INBOX: usize = 1024;
 /// Messages that are taken in before the next step is planned.
@@ -149,7 +147,7 @@ impl<'a, 'b> Epoch<'a, 'b> {
         let start = Instant::now();
         self.compute(&Work { stamp, batch: Arc::new(batch), trace: None })?;
         let allowance = self.context.options.patience.allowance;
-        let most = allowance.least.as_secs_f64() + allowance.factor * PROBE as f64 / allowance.slowest;
+        let most = allowance.least.as_secs_f64() + allowance.factor * tokens as f64 / allowance.slowest;
         let most = Duration::try_from_secs_f64(most).unwrap_or(Duration::MAX);
         let mut ranks: BTreeMap<usize, Partials> = BTreeMap::new();
         let world_size = self.context.options.ranks.world_size;
@@ -197,7 +195,7 @@ impl<'a, 'b> Epoch<'a, 'b> {
 fn probe(options: &WorkerOptions) -> PackedBatch {
     let RanksOptions { config, computes, .. } = &options.ranks;
     let tokens = match computes.iter().all(|compute| compute.device == Device::Cpu) {
-        true => PROBE.min(options.step_tokens),
+        true => options.probe.min(options.step_tokens),
         false => options.step_tokens,
     };
     let mut packer = Packer::default();
@@ -220,7 +218,7 @@ impl<'a, 'b> Serving<'a, 'b> {
     fn new(epoch: Epoch<'a, 'b>, probe: (usize, Duration)) -> Self {
         let options = &epoch.context.options;
         let settings = Settings {
-            plan: plan::Settings::new(options.step_tokens),
+            plan: plan::Settings { linger: options.linger, ..plan::Settings::new(options.step_tokens) },
             stamp: epoch.first_stamp(),
             ranks: options.ranks.world_size,
             vocab: options.ranks.config.vocab,
@@ -326,6 +324,7 @@ impl<'a, 'b> Serving<'a, 'b> {
                 Action::Compute(work) => {
                     let options = &self.epoch.context.options;
                     let (sequences, tokens) = (work.batch.ends.len(), work.batch.tokens.len());
+                    self.epoch.context.computed.add(tokens);
                     metrics::step(&options.replica, sequences, tokens, options.step_tokens);
                     metrics::waiting(&options.replica, self.leader.stats().waiting);
                     self.epoch.compute(&work)?;

@@ -18,6 +18,7 @@ mod membership;
 mod roster;
 mod server;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +61,10 @@ pub struct WorkerOptions {
     pub text_digest: String,
     /// The most tokens of a step.
     pub step_tokens: usize,
+    /// How long a step that is not full waits for more after the last that came.
+    pub linger: Duration,
+    /// Tokens of the step that begins an epoch on CPUs.
+    pub probe: usize,
     /// Where others reach this worker; None for the address that it listens at.
     pub advertise: Option<String>,
     /// The versions of the inner protocol that it speaks.
@@ -89,9 +94,17 @@ pub struct Patience {
     pub quiesce: Duration,
 }
 
+/// What the replicas that a worker led have computed since it was started.
+#[derive(Debug, Default)]
+pub struct Computed {
+    steps: AtomicU64,
+    tokens: AtomicU64,
+}
+
 /// A worker that has not been started.
 pub struct Worker {
     options: WorkerOptions,
+    computed: Arc<Computed>,
     registry: Registry,
     network: Network,
     record: watch::Sender<RankRecord>,
@@ -100,6 +113,7 @@ pub struct Worker {
 /// What the parts of a worker share.
 struct Context {
     options: WorkerOptions,
+    computed: Arc<Computed>,
     registry: Registry,
     network: Network,
     record: watch::Sender<RankRecord>,
@@ -134,6 +148,8 @@ struct Locals<'a> {
 /// How an epoch, or the attempt to form one, ended.
 type Reason = String;
 
+/// Tokens of the step that begins an epoch on CPUs, where nobody says otherwise.
+pub const PROBE: usize = 32;
 /// The pause after an epoch that could not be formed.
 const AGAIN: Duration = Duration::from_millis(200);
 /// How long the registry has to take a claim back.
@@ -155,6 +171,21 @@ impl Default for Patience {
     }
 }
 
+// === impl Computed ===
+
+impl Computed {
+    /// A step of so many tokens is given to the ranks.
+    fn add(&self, tokens: usize) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        self.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
+    }
+
+    /// Steps, and their tokens; those that sequences of a step share count once.
+    pub fn so_far(&self) -> (u64, u64) {
+        (self.steps.load(Ordering::Relaxed), self.tokens.load(Ordering::Relaxed))
+    }
+}
+
 // === impl Worker ===
 
 impl Worker {
@@ -169,7 +200,12 @@ impl Worker {
             generation: options.generation,
             fingerprint: options.fingerprint.clone(),
         };
-        Self { options, registry, network, record: watch::Sender::new(record) }
+        Self { options, computed: Arc::default(), registry, network, record: watch::Sender::new(record) }
+    }
+
+    /// What it computes, as that goes on.
+    pub fn computed(&self) -> Arc<Computed> {
+        Arc::clone(&self.computed)
     }
 
     /// What it writes into the registry, as it changes.
@@ -183,7 +219,7 @@ impl Worker {
     /// If the model cannot be loaded, the registry refuses the worker, or a rank is beyond help. A registry that is
     /// away, and other workers that are, are waited for.
     pub async fn run(self, listener: Listener, others: Routes, stop: CancellationToken) -> Result<(), Error> {
-        let Self { options, registry, network, record } = self;
+        let Self { options, computed, registry, network, record } = self;
         let folder = Key::new(score::registry::replica(&options.replica))?;
         let address = options.advertise.clone().unwrap_or_else(|| listener.address().to_owned());
         record.send_modify(|record| record.address.clone_from(&address));
@@ -201,6 +237,7 @@ impl Worker {
         let epoch_key = Key::new(score::registry::epoch(&options.replica))?;
         let context = Context {
             options,
+            computed,
             registry,
             network,
             record,

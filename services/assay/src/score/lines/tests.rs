@@ -2,19 +2,11 @@
 
 use std::io::BufReader;
 
-use prompt::{Encoder, Options, Sources, Truncate};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::json;
 
-use super::super::encoded::{Conversation, encode};
 use super::*;
-
-/// A line whose conversations are encoded.
-type Encoded = Line<Conversation>;
-
-const TOKENIZER: &[u8] = include_bytes!("../../../../../tests/golden/gemma2-v4/tokenizer.json");
-const TOKENIZER_CONFIG: &[u8] = include_bytes!("../../../../../tests/golden/gemma2-v4/tokenizer_config.json");
 
 /// Sound lines of every kind, to be damaged.
 const SOUND: [&str; 6] = [
@@ -26,84 +18,60 @@ const SOUND: [&str; 6] = [
     r#"{"messages": [{"role": "assistant", "content": "\u00e9 \ud83d\ude00"}], "responses": [null], "note": 1e30}"#,
 ];
 
-fn encoder() -> Encoder {
-    let sources = Sources {
-        tokenizer: TOKENIZER.to_vec(),
-        tokenizer_config: Some(TOKENIZER_CONFIG.to_vec()),
-        vocab_size: Some(768),
-        ..Sources::default()
-    };
-    Encoder::new(&sources).unwrap()
-}
-
-fn options() -> Options {
-    Options { max_length: Some(64), truncate: Truncate::None, strict_special_tokens: false }
-}
-
 /// The lines of an input that comes in pieces of this many bytes.
-fn read(bytes: &[u8], piece: usize) -> Vec<Encoded> {
-    encoded(BufReader::with_capacity(piece.max(1), bytes), &options())
-}
-
-fn encoded(input: impl BufRead, options: &Options) -> Vec<Encoded> {
-    let encoder = encoder();
-    Lines::new(input).map(|given| encode(given.unwrap(), &encoder, options)).collect()
+fn read(bytes: &[u8], piece: usize) -> Vec<Given> {
+    Lines::new(BufReader::with_capacity(piece.max(1), bytes)).map(Result::unwrap).collect()
 }
 
 /// The one line of an input.
-fn one(text: &str) -> Encoded {
+fn one(text: &str) -> Given {
     let mut lines = read(text.as_bytes(), 4096);
     assert_eq!(lines.len(), 1, "{text}");
     lines.remove(0)
 }
 
-/// What a line's conversations came to: the number of tokens, or the error.
-fn outcomes(text: &str) -> Vec<Result<usize, String>> {
-    let outcome = |item: &Result<Conversation, ItemFailure>| match item {
-        Ok(conversation) => Ok(conversation.tokens.len()),
-        Err(failure) => Err(failure.problem.clone()),
-    };
-    one(text).items.iter().map(outcome).collect()
+/// What a line's conversations came to.
+fn outcomes(text: &str) -> Vec<Result<(), String>> {
+    one(text).line.items.into_iter().map(|item| item.map_err(|failure| failure.problem)).collect()
 }
 
 /// Checks what holds for every input, and gives back its lines.
-fn check(bytes: &[u8], piece: usize) -> Vec<Encoded> {
+fn check(bytes: &[u8], piece: usize) -> Vec<Given> {
     let lines = read(bytes, piece);
     let pieces: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
     assert_eq!(lines.len(), pieces.len());
     let mut position = 0;
-    for (number, (line, piece)) in lines.iter().zip(pieces).enumerate() {
+    for (number, (Given { line, input }, piece)) in lines.iter().zip(pieces).enumerate() {
         position += piece.len() as u64;
         assert_eq!((line.number, line.position), (number as u64 + 1, position));
         assert!(!line.items.is_empty());
-        for item in &line.items {
-            match item {
-                Ok(conversation) => assert!((1..=64).contains(&conversation.tokens.len()) && !conversation.truncated),
-                Err(failure) => {
-                    assert!(!failure.problem.is_empty() && (failure.status == Status::TooLong) == (failure.tokens > 64))
-                }
-            }
+        assert_eq!(input.is_some(), line.items.iter().any(Result::is_ok) || is_empty_group(input.as_ref()));
+        for failure in line.items.iter().filter_map(|item| item.as_ref().err()) {
+            assert!(!failure.problem.is_empty() && (failure.status, failure.tokens) == (Status::Invalid, 0));
         }
     }
     lines
+}
+
+/// A group all of whose responses fail is no group, and its failures are its own.
+fn is_empty_group(input: Option<&Input>) -> bool {
+    matches!(input, Some(Input::Group { responses, .. }) if responses.is_empty())
 }
 
 // === examples ===
 
 #[test]
 fn sound_lines_of_every_kind_are_read() {
-    let counts = SOUND.map(|line| one(line).items.iter().filter(|item| item.is_ok()).count());
-    // the last is refused by the template
-    assert_eq!(counts, [1, 3, 2, 1, 1, 0]);
-    let Ok(ids) = &one(SOUND[4]).items[0] else { panic!("token ids are a conversation") };
-    assert_eq!(*ids.tokens, [2, 4, 325, 323, 384, 6, 767]);
+    let counts = SOUND.map(|line| one(line).line.items.iter().filter(|item| item.is_ok()).count());
+    assert_eq!(counts, [1, 3, 2, 1, 1, 1]);
+    assert_eq!(one(SOUND[4]).input, Some(Input::TokenIds(vec![2, 4, 325, 323, 384, 6, 767])));
 }
 
 #[test]
 fn the_end_of_a_line_is_no_part_of_it() {
     let input = format!("{0}\n{0}\r\n\r\n{0}", SOUND[4]);
     let lines = check(input.as_bytes(), 7);
-    assert_eq!(lines.iter().map(|line| line.items[0].is_ok()).collect::<Vec<_>>(), [true, true, false, true]);
+    assert_eq!(lines.iter().map(|given| given.line.items[0].is_ok()).collect::<Vec<_>>(), [true, true, false, true]);
     assert_eq!(read(b"", 7).len(), 0);
     assert_eq!(read(b"\n", 7).len(), 1);
 }
@@ -112,12 +80,12 @@ fn the_end_of_a_line_is_no_part_of_it() {
 fn ids_are_what_the_line_has_to_the_letter() {
     for id in ["1", "1.50", "123456789012345678901234567890", "-0.0", "null", r#""\u00e9""#, r#"{"b": 1,  "a": [2]}"#] {
         for line in [format!(r#"{{"id": {id}, "text": "a"}}"#), format!(r#"{{"messages": 3, "id":{id}}}"#)] {
-            assert_eq!(one(&line).id.map(|id| id.get().to_owned()).as_deref(), Some(id), "{line}");
+            assert_eq!(one(&line).line.id.map(|id| id.get().to_owned()).as_deref(), Some(id), "{line}");
         }
     }
-    assert!(one(r#"{"text": "a"}"#).id.is_none());
+    assert!(one(r#"{"text": "a"}"#).line.id.is_none());
     // escaped, it is the same key
-    assert_eq!(one(r#"{"\u0069d": 7, "text": "a"}"#).id.map(|id| id.get().to_owned()).as_deref(), Some("7"));
+    assert_eq!(one(r#"{"\u0069d": 7, "text": "a"}"#).line.id.map(|id| id.get().to_owned()).as_deref(), Some("7"));
 }
 
 #[test]
@@ -139,25 +107,9 @@ fn responses_fail_alone_and_are_named_by_their_own_number() {
 }
 
 #[test]
-fn a_conversation_that_is_too_long_says_how_long() {
-    let line = json!({ "input_ids": vec![7; 65] }).to_string();
-    let Err(failure) = &one(&line).items[0] else { panic!("65 tokens are more than 64") };
-    assert_eq!((failure.status, failure.tokens), (Status::TooLong, 65));
-    assert!(
-        failure.problem.starts_with("65 tokens are more than the limit of 64 (--max-length"),
-        "{}",
-        failure.problem
-    );
-    let options = Options { truncate: Truncate::Right, ..options() };
-    let lines = encoded(line.as_bytes(), &options);
-    let Ok(cut) = &lines[0].items[0] else { panic!("it can be cut") };
-    assert_eq!((cut.tokens.len(), cut.truncated), (64, true));
-}
-
-#[test]
 fn a_line_without_an_end_does_not_fill_the_memory() {
     let long = io::repeat(b'x').take(LONGEST_LINE + 5).chain(&b"\n"[..]).chain(SOUND[4].as_bytes());
-    let lines = encoded(BufReader::new(long), &options());
+    let lines: Vec<Line> = Lines::new(BufReader::new(long)).map(|given| given.unwrap().line).collect();
     assert_eq!((lines.len(), lines[0].position), (2, LONGEST_LINE + 6));
     assert!(matches!(&lines[0].items[..], [Err(failure)] if failure.problem.contains("longer than")));
     assert!(lines[1].items[0].is_ok());
@@ -266,8 +218,8 @@ proptest! {
         let line = Value::Object(object.clone()).to_string();
         let lines = check(line.as_bytes(), 64);
         let responses = object.get("responses").and_then(Value::as_array).filter(|_| object.contains_key("prompt"));
-        prop_assert_eq!(lines[0].items.len(), responses.map_or(1, |list| list.len().max(1)), "{}", line);
-        let id = lines[0].id.as_ref().map(|id| serde_json::from_str::<Value>(id.get()).unwrap());
+        prop_assert_eq!(lines[0].line.items.len(), responses.map_or(1, |list| list.len().max(1)), "{}", line);
+        let id = lines[0].line.id.as_ref().map(|id| serde_json::from_str::<Value>(id.get()).unwrap());
         let read: Value = serde_json::from_str(&line).unwrap();
         prop_assert_eq!(id.as_ref(), read.get("id"));
     }

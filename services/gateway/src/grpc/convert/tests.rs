@@ -5,7 +5,7 @@ use proto::v1::ProblemCode as Code;
 use super::*;
 
 fn turn(role: &str, content: &str) -> v1::Message {
-    v1::Message { role: role.to_owned(), content: content.to_owned() }
+    v1::Message { role: role.to_owned(), content: content.to_owned(), ..v1::Message::default() }
 }
 
 fn item(input: Wire) -> v1::Item {
@@ -37,6 +37,29 @@ fn a_bad_item_names_its_place() {
     let prompt = Some(Prompt::Messages(turns));
     fails(group(prompt, &["a", "b"]), 2, Code::UnknownRole, "prompt[1].role", unknown);
     fails(group(None, &["a"]), 1, Code::Empty, "", "the prompt is empty");
+}
+
+#[test]
+fn a_turn_says_what_a_template_may_read() {
+    let calls = r#"[{"id":"1"}]"#.to_owned();
+    let called = v1::Message { tool_calls: calls, extra: r#"{"thoughts":"b"}"#.to_owned(), ..turn("assistant", "") };
+    let (name, tool_call_id) = ("Jane".to_owned(), "1".to_owned());
+    let answered = v1::Message { name, tool_call_id, ..turn("tool", "c") };
+    let whole = v1::Message { extra: r#"{"content":"","x":null,"role":"user"}"#.to_owned(), ..v1::Message::default() };
+    let read = super::given(item(Wire::Messages(v1::Messages { messages: vec![called, answered, whole] })));
+    let Ok(Input::Messages(turns)) = read.input else { panic!("they are turns") };
+    let fields: Vec<_> = turns.iter().map(|turn| serde_json::to_string(turn.fields()).unwrap()).collect();
+    let expected = [
+        r#"{"thoughts":"b","tool_calls":[{"id":"1"}],"role":"assistant"}"#,
+        r#"{"role":"tool","content":"c","name":"Jane","tool_call_id":"1"}"#,
+        r#"{"content":"","role":"user"}"#,
+    ];
+    assert_eq!(fields, expected);
+    let bad = |turn| item(Wire::Messages(v1::Messages { messages: vec![turn] }));
+    let no_list = v1::Message { tool_calls: "{}".to_owned(), ..turn("assistant", "a") };
+    fails(bad(no_list), 1, Code::WrongType, "messages[0].tool_calls", "expected a JSON list, found other JSON");
+    let null = v1::Message { extra: r#"{"role":"user","content":null}"#.to_owned(), ..v1::Message::default() };
+    fails(bad(null), 1, Code::NotText, "messages[0].content", "content must be text, found nothing");
 }
 
 #[test]

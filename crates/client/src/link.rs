@@ -1,0 +1,121 @@
+//! A gateway that takes items: over one stream, or, where each has a deadline of its own, in one call for each. Nothing is
+//! tried again here.
+//!
+//! A task talks to the gateway; requests go to it through one channel, and what happens comes back through another.
+
+use std::time::Duration;
+
+use proto::v1;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use crate::answer::conversations;
+use crate::error::{in_words, retry_after};
+use crate::gateway::{Gateway, Terms};
+
+/// Something that a gateway did.
+#[derive(Debug)]
+pub enum Event {
+    /// It answered an item.
+    Answer(v1::ScoreStreamResponse),
+    /// It has no room for the item of this number before so long.
+    Full(u64, Duration),
+    /// It takes nothing more.
+    Broken(Status),
+}
+
+/// A gateway that takes items. Dropped, it takes no more.
+pub struct Link {
+    /// What it is to score. The first request of a stream says how they are read.
+    pub requests: mpsc::Sender<v1::ScoreStreamRequest>,
+    /// What it does.
+    pub events: mpsc::Receiver<Event>,
+    _task: JoinSet<()>,
+}
+
+/// Items on the way to the connection, and answers on the way from it.
+const BETWEEN: usize = 16;
+
+// === impl Link ===
+
+impl Link {
+    /// Begins to send items: over a stream, or in a call for each if the terms have a time for it.
+    ///
+    /// # Errors
+    /// What the stream ended with, before it began.
+    pub async fn open(gateway: &Gateway, terms: &Terms) -> Result<Self, Status> {
+        let (requests, outbound) = mpsc::channel(BETWEEN);
+        let (sender, events) = mpsc::channel(BETWEEN);
+        let mut task = JoinSet::new();
+        if terms.timeout.is_some() {
+            task.spawn(call_each(gateway.clone(), terms.clone(), outbound, sender));
+            return Ok(Self { requests, events, _task: task });
+        }
+        // nothing is read by the gateway before it answers that it will
+        let request = terms.request(ReceiverStream::new(outbound));
+        let mut inbound = gateway.rewards().score_stream(request).await?.into_inner();
+        task.spawn(async move {
+            loop {
+                let event = match inbound.message().await {
+                    Ok(Some(answer)) => Event::Answer(answer),
+                    Ok(None) => Event::Broken(Status::unavailable("the gateway ended the stream")),
+                    Err(status) => Event::Broken(status),
+                };
+                let last = matches!(event, Event::Broken(_));
+                if sender.send(event).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(Self { requests, events, _task: task })
+    }
+}
+
+async fn call_each(
+    gateway: Gateway,
+    terms: Terms,
+    mut outbound: mpsc::Receiver<v1::ScoreStreamRequest>,
+    events: mpsc::Sender<Event>,
+) {
+    let mut calls = JoinSet::new();
+    loop {
+        let event = tokio::select! {
+            request = outbound.recv() => match request {
+                Some(request) => {
+                    calls.spawn(call(gateway.clone(), terms.clone(), request));
+                    continue;
+                }
+                None => return,
+            },
+            Some(done) = calls.join_next() => done.unwrap_or_else(|error| {
+                Event::Broken(Status::internal(format!("a call failed: {error}")))
+            }),
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn call(gateway: Gateway, terms: Terms, request: v1::ScoreStreamRequest) -> Event {
+    let v1::ScoreStreamRequest { id, item, .. } = request;
+    let count = item.as_ref().map_or(1, conversations);
+    let status = match gateway.score(item.into_iter().collect(), &terms).await {
+        Ok(v1::ScoreResponse { mut items, timing }) => {
+            return Event::Answer(v1::ScoreStreamResponse { id, item: items.pop(), timing });
+        }
+        Err(status) => status,
+    };
+    let outcome = match (status.code(), retry_after(&status)) {
+        (Code::ResourceExhausted, Some(delay)) => return Event::Full(id, delay),
+        (Code::ResourceExhausted, None) => v1::Status::Invalid,
+        // tonic's own clock says cancelled
+        (Code::DeadlineExceeded | Code::Cancelled, _) => v1::Status::DeadlineExceeded,
+        _ => return Event::Broken(status),
+    };
+    let result = v1::Result { status: outcome.into(), error: in_words(&status), ..v1::Result::default() };
+    let item = v1::ItemResult { results: vec![result; count] };
+    Event::Answer(v1::ScoreStreamResponse { id, item: Some(item), timing: None })
+}

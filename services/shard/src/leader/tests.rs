@@ -114,17 +114,18 @@ fn a_step_that_is_full_waits_for_nothing_and_no_step_for_ever() {
     let work = bench.compute(Event::Arrived(A, piece(2, vec![], vec![(0, tokens(2, BUDGET / 2))])));
     assert_eq!(work.batch.ends.len(), 2);
     bench.finish_step(1);
+    // a piece every 15 ms, each before the step has waited 20 ms for it
     let begun = bench.now;
-    let mut number = 3;
-    loop {
-        bench.now += millis(15);
-        number += 1;
-        if let [Action::Compute(_)] = &bench.arrives(A, piece(number, vec![], vec![(0, tokens(number as u32, 1))]))[..]
-        {
-            break;
+    let waited = loop {
+        let waited = bench.now - begun;
+        let number = 4 + waited.as_millis() as u64;
+        let sequence = (0, tokens(number as u32, 1));
+        if let [Action::Compute(_)] = &bench.arrives(A, piece(number, vec![], vec![sequence]))[..] {
+            break waited;
         }
-    }
-    assert!((millis(200)..=millis(220)).contains(&(bench.now - begun)), "{:?}", bench.now - begun);
+        bench.now += millis(15);
+    };
+    assert!((millis(200)..millis(215)).contains(&waited), "{waited:?}");
     // who leaves waits for nothing either
     bench.finish_step(2);
     bench.arrives(A, piece(90, vec![], vec![(0, tokens(9, 5))]));

@@ -107,7 +107,7 @@ proptest! {
                     }
                 }
                 2 => prop_assert_eq!(window.answered(id).is_some(), model.remove(&id).is_some()),
-                3 => prop_assert_eq!(window.again(id, now), model.get_mut(&id).is_some_and(|with| std::mem::take(with))),
+                3 => prop_assert_eq!(window.again(id, now), model.get_mut(&id).is_some_and(std::mem::take)),
                 _ => {
                     prop_assert_eq!(window.all_again(now), model.values().filter(|with| **with).count() as u64);
                     model.values_mut().for_each(|with| *with = false);

@@ -123,4 +123,11 @@ impl Here {
             (steps + more, tokens + of_them)
         })
     }
+
+    /// Has the replica leave, so that a device gets back what it lent.
+    pub(super) async fn leave(self) {
+        if let Err(error) = self.cluster.leave().await {
+            tracing::warn!("{error:#}");
+        }
+    }
 }

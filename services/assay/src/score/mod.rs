@@ -89,11 +89,15 @@ async fn score(args: &Args) -> Result<ExitCode> {
     };
     let outcome = outcome.with_context(|| format!("{}: stopped", args.input.display()));
     run.progress.finish();
+    run.stats.finish(start.elapsed());
     if let Some(here) = here {
         let (steps, tokens) = here.computed();
         (run.stats.steps, run.stats.computed_tokens) = (Some(steps), tokens);
+        // one that failed may never come to its end
+        if outcome.is_ok() {
+            here.leave().await;
+        }
     }
-    run.stats.finish(start.elapsed());
     report::close(outcome, &run.stats, stats_file, run.answers.first_failure())
 }
 

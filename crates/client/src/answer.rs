@@ -2,7 +2,6 @@
 
 use proto::v1;
 use proto::v1::ProblemCode;
-use proto::v1::item::Input;
 
 /// An item, and what it is to its caller.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,14 +65,6 @@ impl<T> Work<T> {
     /// Something that has nothing to be scored, and keeps its place among what has.
     pub fn none(token: T) -> Self {
         Self { token, item: None }
-    }
-}
-
-/// How many conversations an item has.
-pub(crate) fn conversations(item: &v1::Item) -> usize {
-    match &item.input {
-        Some(Input::Group(group)) => group.responses.len().max(1),
-        _ => 1,
     }
 }
 

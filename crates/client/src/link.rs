@@ -11,7 +11,6 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use crate::answer::conversations;
 use crate::error::{in_words, retry_after};
 use crate::gateway::{Gateway, Terms};
 
@@ -101,7 +100,7 @@ async fn call_each(
 
 async fn call(gateway: Gateway, terms: Terms, request: v1::ScoreStreamRequest) -> Event {
     let v1::ScoreStreamRequest { id, item, .. } = request;
-    let count = item.as_ref().map_or(1, conversations);
+    let count = item.as_ref().map_or(1, v1::Item::conversations);
     let status = match gateway.score(item.into_iter().collect(), &terms).await {
         Ok(v1::ScoreResponse { mut items, timing }) => {
             return Event::Answer(v1::ScoreStreamResponse { id, item: items.pop(), timing });

@@ -10,7 +10,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Code, Status};
 
-use crate::answer::{conversations, results};
+use crate::answer::results;
 use crate::connector::{Connector, Found};
 use crate::link::Event;
 use crate::window::{Unanswered, Window};
@@ -182,7 +182,7 @@ impl<T> Scores<T> {
             self.connector.good();
         }
         if let Some(Unanswered { item, token, .. }) = self.window.answered(answer.id) {
-            let results = results(given, conversations(&item));
+            let results = results(given, item.conversations());
             self.answered.insert(answer.id, Answer { token, results });
         }
         Ok(())
@@ -237,7 +237,7 @@ impl<T> Scores<T> {
 
     fn fail(&mut self, number: u64, token: T, item: &v1::Item, problem: String) {
         let failure = Failure::new(v1::Status::Invalid, problem);
-        let results = vec![Err(failure); conversations(item)];
+        let results = vec![Err(failure); item.conversations()];
         self.answered.insert(number, Answer { token, results });
     }
 }

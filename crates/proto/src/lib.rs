@@ -1,8 +1,8 @@
 //! The wire contract as Rust types, generated from `proto/`. What tells how a gateway is doing can be written as JSON too.
 
-mod words;
-
+mod item;
 mod score;
+mod words;
 
 pub use prost::Message;
 

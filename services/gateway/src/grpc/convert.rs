@@ -10,17 +10,9 @@ use crate::core::Score;
 use crate::entrance::{Answer, Given, Shown, Times};
 use crate::problem::Problem;
 
-/// How many answers an item has.
-pub(super) fn conversations(item: &v1::Item) -> usize {
-    match &item.input {
-        Some(Wire::Group(group)) => group.responses.len().max(1),
-        _ => 1,
-    }
-}
-
 /// Reads an item.
 pub(super) fn given(item: v1::Item) -> Given {
-    let conversations = conversations(&item);
+    let conversations = item.conversations();
     let input = match item.input {
         None => Err(Fault::Empty("the item").into()),
         Some(Wire::Text(text)) => Ok(Input::Text(text)),

@@ -93,7 +93,7 @@ fn read(caller: &Caller, items: Vec<v1::Item>) -> Result<Vec<Given>, Problem> {
     }
     let _call = caller.span.enter();
     let _receive = tracing::debug_span!(target: STAGE, "receive", items = items.len()).entered();
-    Given::check_room(items.iter().map(convert::conversations).fold(0, usize::saturating_add))?;
+    Given::check_room(items.iter().map(v1::Item::conversations).fold(0, usize::saturating_add))?;
     Ok(items.into_iter().map(convert::given).collect())
 }
 

@@ -37,9 +37,9 @@ pub(crate) async fn follow(registry: Registry, models: Vec<Handle>, stop: Cancel
                 record::place(&key).map(|(replica, rank)| News::Removed { replica: replica.to_owned(), rank })
             }
         };
-        for (model, news) in models.iter().zip(std::iter::repeat(news)).filter_map(|(model, news)| Some((model, news?)))
-        {
-            model.happened(Event::Registry(news));
+        let Some(news) = news else { continue };
+        for model in &models {
+            model.happened(Event::Registry(news.clone()));
         }
     }
 }

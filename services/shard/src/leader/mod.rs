@@ -337,12 +337,12 @@ impl Leader {
     }
 
     fn wants_step(&self, now: Duration) -> bool {
-        let (waiting, budget) = (self.waiting(), self.settings.plan.budget as u64);
+        let budget = self.settings.plan.budget as u64;
         match self.flying.len() {
             0 if self.planner.is_empty() => false,
             // gateways would not send more
-            0 => self.draining || now >= self.lingers_until() || waiting + self.credits.reach() > budget,
-            flying => flying < AHEAD && waiting >= budget,
+            0 => self.draining || now >= self.lingers_until() || self.waiting() + self.credits.reach() > budget,
+            flying => flying < AHEAD && self.waiting() >= budget,
         }
     }
 

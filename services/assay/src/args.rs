@@ -54,11 +54,12 @@ pub(crate) enum Command {
 ///
 ///   {"id"?, "scores": [0.5625], "tokens": [214], "status": ["ok"], "errors"?: [null]}
 ///
-/// status is ok, truncated, too_long or invalid; a conversation without a score has null for it, and the others go on.
-/// The exit status is 1 if any conversation has no score, 2 for a wrong call or a model that cannot be used.
+/// status is ok, truncated, too_long, invalid, internal (the model has no finite score for it that all ranks agree on) or
+/// unavailable (its replica went away, as often as it was tried). A conversation without a score has null for it, and the
+/// others go on. The exit status is 1 if any conversation has no score, 2 for a wrong call or a model that cannot be used.
 ///
-/// With --endpoint a gateway computes the scores: the same ones, and no model is loaded here. A line may then also have
-/// the status deadline_exceeded, unavailable or internal.
+/// With --endpoint a gateway computes the scores: the same ones, and no model is loaded here. A conversation may then also
+/// have the status deadline_exceeded.
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Score {

@@ -87,11 +87,20 @@ impl Checkpoint {
         Ok(Digest(hasher.finish()))
     }
 
+    /// The files that say how text is read.
+    fn texts(&self) -> impl Iterator<Item = &Path> {
+        let optional = [&self.tokenizer_config, &self.chat_template, &self.special_tokens_map, &self.added_tokens];
+        [&self.config, &self.tokenizer].into_iter().chain(optional.into_iter().flatten()).map(PathBuf::as_path)
+    }
+
+    /// All files of the checkpoint.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        self.texts().chain(self.index.as_deref()).chain(self.weights.iter().map(PathBuf::as_path))
+    }
+
     /// Takes in all files but the weights and their index.
     fn documents(&self, hasher: &mut Hasher) -> Result<(), Error> {
-        let optional = [&self.tokenizer_config, &self.chat_template, &self.special_tokens_map];
-        let documents = [&self.config, &self.tokenizer].into_iter().chain(optional.into_iter().flatten());
-        documents.into_iter().try_for_each(|path| self.document(path, hasher))
+        self.texts().try_for_each(|path| self.document(path, hasher))
     }
 
     fn document(&self, path: &Path, hasher: &mut Hasher) -> Result<(), Error> {

@@ -4,6 +4,8 @@
 //! `chat_template.jinja` is a file of its own. A snapshot in the cache of the hub is such a directory too.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Component, Path};
 
 use serde::Deserialize;
@@ -18,9 +20,16 @@ pub(crate) const INDEX: &str = "model.safetensors.index.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
+const ADDED_TOKENS: &str = "added_tokens.json";
 
 /// The files that a checkpoint may have besides those that it must have.
-pub(crate) const OPTIONAL: [&str; 3] = [TOKENIZER_CONFIG, CHAT_TEMPLATE, SPECIAL_TOKENS_MAP];
+pub(crate) const OPTIONAL: [&str; 4] = [TOKENIZER_CONFIG, CHAT_TEMPLATE, SPECIAL_TOKENS_MAP, ADDED_TOKENS];
+/// Files that PEFT writes: an adapter, which transformers would add to the weights beside it.
+const ADAPTER: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"];
+/// Files with a head beside the weights, as TRL and LLaMA-Factory write them.
+const VALUE_HEAD: [&str; 2] = ["value_head.safetensors", "value_head.bin"];
+/// What a file begins with that git-LFS was to replace by its content.
+const POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
 /// Finds the files of the checkpoint in `directory`.
 pub(crate) fn open(directory: &Path, source: Source) -> Result<Checkpoint, Error> {
@@ -37,21 +46,54 @@ pub(crate) fn open(directory: &Path, source: Source) -> Result<Checkpoint, Error
             .map(|shard| has(shard).then(|| directory.join(shard)).ok_or_else(|| missing_shard(&place, shard)))
             .collect::<Result<_, _>>()?,
     };
-    Ok(Checkpoint {
+    let checkpoint = Checkpoint {
         source,
         config: directory.join(CONFIG),
         tokenizer: directory.join(TOKENIZER),
         tokenizer_config: optional(TOKENIZER_CONFIG),
         chat_template: optional(CHAT_TEMPLATE),
         special_tokens_map: optional(SPECIAL_TOKENS_MAP),
+        added_tokens: optional(ADDED_TOKENS),
         index,
         weights,
-    })
+    };
+    checkpoint.files().try_for_each(refuse_pointer)?;
+    Ok(checkpoint)
+}
+
+/// Refuses a file that git-LFS has not fetched.
+fn refuse_pointer(path: &Path) -> Result<(), Error> {
+    let mut start = [0; POINTER.len()];
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    match file.read_exact(&mut start) {
+        Ok(()) if start == POINTER => Err(Error::Malformed {
+            file: path.to_owned(),
+            reason: "a git-LFS pointer and not the file itself: run git lfs pull in its directory".to_owned(),
+        }),
+        Err(error) if error.kind() != ErrorKind::UnexpectedEof => Err(Error::io(path)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a place that lacks a file without which no checkpoint can be served; `has` says what it holds.
 pub(crate) fn check(place: &str, has: impl Fn(&str) -> bool) -> Result<(), Error> {
     let missing = |file: &str, hint| Err(Error::Missing { place: place.to_owned(), file: file.to_owned(), hint });
+    let unread = |file: &str, hint| Err(Error::Unread { place: place.to_owned(), file: file.to_owned(), hint });
+    let merge = "merge it into its base with peft's merge_and_unload() and save that with save_pretrained(..)";
+    match ADAPTER.into_iter().find(|file| has(file)) {
+        Some(_) if !has(CONFIG) => {
+            return missing(
+                CONFIG,
+                "it is an adapter without its base: merge them with peft's merge_and_unload() and save that",
+            );
+        }
+        Some(file) => return unread(file, merge),
+        None => {}
+    }
+    if let Some(file) = VALUE_HEAD.into_iter().find(|file| has(file)) {
+        let hint = "a value head beside the weights: save the model as ...ForSequenceClassification with its head as score.weight";
+        return unread(file, hint);
+    }
     if !has(CONFIG) {
         return missing(CONFIG, "pass the directory that save_pretrained wrote, not one above or below it");
     }

@@ -28,6 +28,17 @@ pub enum Error {
         hint: &'static str,
     },
 
+    /// A file is there that transformers would read, and that is not read here: the scores would be others.
+    #[error("{place} has {file}, which is not read: {hint}")]
+    Unread {
+        /// The directory or repository.
+        place: String,
+        /// The file's name.
+        file: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+
     /// A file is there and its content cannot be used.
     #[error("{}: {reason}", .file.display())]
     Malformed {

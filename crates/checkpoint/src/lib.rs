@@ -33,6 +33,8 @@ pub struct Checkpoint {
     pub chat_template: Option<PathBuf>,
     /// `special_tokens_map.json`, where there is one.
     pub special_tokens_map: Option<PathBuf>,
+    /// `added_tokens.json`, where there is one.
+    pub added_tokens: Option<PathBuf>,
     /// `model.safetensors.index.json`, where the weights are sharded.
     pub index: Option<PathBuf>,
     /// The safetensors files, each once, sorted by name; never empty.

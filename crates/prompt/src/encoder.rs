@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use aho_corasick::AhoCorasick;
-use minijinja::Value;
+use serde_json::Value;
 
 use crate::cache::Cache;
 use crate::config::{Config, Sources, TemplateSource};
 use crate::input::{Input, Message, Role};
 use crate::template::{self, Template};
-use crate::tokenizer::{BosRule, Tokenizer};
+use crate::tokenizer::{self, BosRule, Tokenizer};
 use crate::{Error, Fault, ItemError, strict};
 
 /// What a call may ask for.
@@ -104,6 +104,7 @@ pub struct Encoder {
     control: Option<AhoCorasick>,
     vocab_size: Option<u32>,
     cache: Option<Cache>,
+    warnings: Vec<String>,
 }
 
 // === impl Bos ===
@@ -124,12 +125,20 @@ impl Bos {
 impl Encoder {
     /// An encoder from the contents of a model's files.
     pub fn new(sources: &Sources) -> Result<Self, Error> {
-        let config = Config::new(sources)?;
-        let tokenizer = Tokenizer::new(&sources.tokenizer, &config)?;
+        let mut config = Config::new(sources)?;
+        let file = tokenizer::File::read(&sources.tokenizer)?;
+        let class = config.names.class(file.is_byte_level())?;
+        config.name_by_default(class.named_by_default());
+        let tokenizer = Tokenizer::new(file, class, &config)?;
         let template = Template::new(&config, sources.date)?;
-        let (text, source) = config.template.unzip();
-        let control = strict::control_tokens(&tokenizer, text.as_deref());
-        Ok(Self { tokenizer, template, source, control, vocab_size: sources.vocab_size, cache: None })
+        let literals = template.as_ref().map(Template::literals).unwrap_or_default();
+        let control = strict::control_tokens(&tokenizer, config.control.as_deref(), literals);
+        let mut warnings = config.warnings;
+        if let (Some(failure), Some((_, file))) = (template.as_ref().and_then(Template::failure), &config.template) {
+            warnings.push(format!("{file}: {failure}; messages are refused, text and token ids are not"));
+        }
+        let source = config.template.map(|(_, source)| source);
+        Ok(Self { tokenizer, template, source, control, vocab_size: sources.vocab_size, cache: None, warnings })
     }
 
     /// The same encoder, which keeps the ids of prompts that it has seen in so many bytes of memory; 0 for none. The ids
@@ -147,6 +156,11 @@ impl Encoder {
     /// What happens in front of a text.
     pub fn bos_rule(&self) -> &BosRule {
         self.tokenizer.bos()
+    }
+
+    /// What a person should know who starts the model: fields that nobody knows, a template that always fails.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Where the chat template is from; `None` if the model has none.
@@ -232,14 +246,15 @@ impl Encoder {
     }
 
     fn value(&self, message: &Message, strict: bool) -> Value {
-        let marked = |(key, value): (&String, _)| match &self.control {
-            Some(control) if strict => (key.clone(), strict::mark(control, value)),
-            _ => (key.clone(), value.clone()),
-        };
-        if !strict {
-            return template::message_value(message.fields());
+        let mut fields = message.fields().clone();
+        let reads_parts = self.template.as_ref().is_some_and(|template| template.reads_parts(message.role()));
+        if let (true, Some(parts)) = (reads_parts, message.parts()) {
+            fields.insert("content".to_owned(), Value::Array(parts.to_vec()));
         }
-        template::message_value(&message.fields().iter().map(marked).collect())
+        if let (true, Some(control)) = (strict, &self.control) {
+            fields.values_mut().for_each(|value| *value = strict::mark(control, value));
+        }
+        template::message_value(fields)
     }
 
     /// Only texts rendered for strict mode can hold markers: elsewhere those characters are a client's own.

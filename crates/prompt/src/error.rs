@@ -37,6 +37,12 @@ pub enum Error {
         /// How many it puts there.
         count: usize,
     },
+    /// transformers builds the tokenizer by code that is not implemented here, and not from tokenizer.json alone.
+    #[error(
+        "tokenizer_config.json: tokenizer_class {0} makes its own pipeline, which is not implemented: if tokenizer.json alone \
+         gives the same ids, set tokenizer_class to PreTrainedTokenizerFast"
+    )]
+    Class(String),
     /// The tokenizer drops merges at random, so that its scores would be random too.
     #[error("tokenizer.json: a dropout of {0} makes the tokens random")]
     Dropout(String),

@@ -29,6 +29,8 @@ pub struct Message {
     role: Role,
     /// As the template sees it: no null values, content is a string or (with tool calls) absent.
     fields: Map<String, Value>,
+    /// The content as a list of text parts, where it was given as one.
+    parts: Option<Vec<Value>>,
 }
 
 /// One input: a conversation, or a group of them that share a prompt.
@@ -92,7 +94,7 @@ impl Message {
     /// A turn of plain text.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         let fields = [("role", role.as_str().into()), ("content", Value::String(content.into()))];
-        Self { role, fields: fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect() }
+        Self { role, fields: fields.map(|(key, value)| (key.to_owned(), value)).into_iter().collect(), parts: None }
     }
 
     /// Who speaks.
@@ -112,16 +114,23 @@ impl Message {
         &self.fields
     }
 
-    /// The same, for whoever needs the turn no more.
+    /// The same as the client gave it, for whoever needs the turn no more: content may be a list of text parts.
     pub fn into_fields(self) -> Map<String, Value> {
-        self.fields
+        let mut fields = self.fields;
+        fields.extend(self.parts.map(|parts| ("content".to_owned(), Value::Array(parts))));
+        fields
+    }
+
+    /// The content as a list of text parts, for a template that looks at parts; `None` where it was given as one text.
+    pub fn parts(&self) -> Option<&[Value]> {
+        self.parts.as_deref()
     }
 
     /// A list of turns from JSON. `at` is what errors call the list, as in `messages`.
     ///
-    /// Content is a string, or a list of text parts (`{"type": "text", "text": ...}`), which are joined without anything
-    /// between them, as templates that know parts do. It may be absent or null only beside `tool_calls`. Fields that
-    /// are null are dropped, as in transformers.
+    /// Content is a string, or a list of text parts (`{"type": "text", "text": ...}`): a template that takes parts sees
+    /// the list, for any other they are joined without anything between them. It may be absent or null only beside
+    /// `tool_calls`. Fields that are null are dropped, as in transformers.
     pub fn list_from_json(at: &str, value: &Value) -> Result<Vec<Self>, ItemError> {
         let list = value.as_array().ok_or_else(|| shape(at, "a list of messages", value))?;
         if list.is_empty() {
@@ -143,11 +152,12 @@ impl Message {
         fields.retain(|_, value| !value.is_null());
         let calls = fields.get("tool_calls").and_then(Value::as_array).is_some_and(|calls| !calls.is_empty());
         let content = fields.get("content");
+        let parts = content.and_then(Value::as_array).cloned();
         if content.is_some() || !calls {
             let text = text_of(&format!("{at}.content"), content.unwrap_or(&Value::Null))?;
             fields.insert("content".to_owned(), Value::String(text));
         }
-        Ok(Self { role, fields })
+        Ok(Self { role, fields, parts })
     }
 }
 
@@ -183,16 +193,37 @@ impl Input {
             (Some(("prompt", value)), None) => Self::group_from_json(value, object.get("responses")),
             (Some(("text", Value::String(text))), None) => Ok(Self::Text(text.clone())),
             (Some(("text", value)), None) => Err(shape("text", "a string", value)),
-            (Some((at, value)), None) => Ok(Self::TokenIds(ids_from_json(at, value)?)),
-            (None, _) => Err(Fault::Shape { expected, found: "none of them".to_owned() }.at("input")),
+            (Some((at, value)), None) => {
+                Self::check_mask(object)?;
+                Ok(Self::TokenIds(ids_from_json(at, value)?))
+            }
+            (None, _) => {
+                let found = hint(object).unwrap_or("none of them").to_owned();
+                Err(Fault::Shape { expected, found }.at("input"))
+            }
             (Some((a, _)), Some((b, _))) => Err(Fault::Shape { expected, found: format!("{a} and {b}") }.at("input")),
         }?;
         // a template would render them: without them it would be another conversation
-        let rendered =
-            ["tools", "documents"].into_iter().find(|key| object.get(*key).is_some_and(|value| !value.is_null()));
+        let rendered = ["tools", "documents", "chat_template_kwargs"]
+            .into_iter()
+            .find(|key| object.get(*key).is_some_and(|value| !value.is_null()));
         match rendered {
             Some(key) if matches!(input, Self::Messages(_) | Self::Group { .. }) => Err(Fault::Unsupported(key).into()),
             _ => Ok(input),
+        }
+    }
+
+    /// Padded ids are scored with their padding: pooling goes by the last token that there is.
+    fn check_mask(object: &Map<String, Value>) -> Result<(), ItemError> {
+        let mask = object.get("attention_mask").filter(|mask| !mask.is_null());
+        let whole = |mask: &Value| mask.as_array().is_some_and(|mask| mask.iter().all(|seen| seen.as_u64() == Some(1)));
+        match mask {
+            Some(mask) if !whole(mask) => {
+                let expected =
+                    "ones for all of input_ids: ids that are hidden would be scored, give them without padding";
+                Err(Fault::Shape { expected, found: "a mask that hides some".to_owned() }.at("attention_mask"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -207,6 +238,20 @@ impl Input {
         let responses = list.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?;
         if responses.is_empty() { Err(Fault::NoResponses.into()) } else { Ok(Self::Group { prompt, responses }) }
     }
+}
+
+/// What a line of another tool's form would be here.
+fn hint(object: &Map<String, Value>) -> Option<&'static str> {
+    let has = |key: &str| object.contains_key(key);
+    if has("chosen") || has("rejected") {
+        return Some(
+            "chosen and rejected: give {\"prompt\": [...], \"responses\": [chosen, rejected]}, or a line of messages for each",
+        );
+    }
+    if has("conversations") {
+        return Some("conversations as ShareGPT has them: give {\"messages\": [{\"role\": ..., \"content\": ...}]}");
+    }
+    None
 }
 
 fn ids_from_json(at: &str, value: &Value) -> Result<Vec<u32>, ItemError> {

@@ -7,6 +7,9 @@
 //! ```
 //!
 //! # What is decided here
+//! - **Tokenizer.** What transformers 5.23 makes of the files: some of its classes build normalizer and pre-tokenizer
+//!   themselves, whatever tokenizer.json says. Every field of tokenizer_config.json is used, checked, on a list of fields
+//!   without effect, or named in a warning.
 //! - **Template.** `chat_template.jinja` wins over `tokenizer_config.json`; of several named templates `default` is used.
 //!   It runs as in `apply_chat_template(..., add_generation_prompt=False)` of transformers 5, with one difference:
 //!   `strftime_now` knows a fixed day ([`Sources::date`]), for a score must not change overnight.
@@ -29,6 +32,7 @@ mod encoder;
 mod error;
 mod input;
 mod python;
+mod row;
 mod strict;
 mod template;
 mod tokenizer;
@@ -37,5 +41,6 @@ pub use config::{Sources, TemplateSource};
 pub use encoder::{Batch, Bos, Encoded, Encoder, Options, Truncate};
 pub use error::{Error, Fault, ItemError};
 pub use input::{Input, Message, Role};
+pub use row::Row;
 pub use template::Date;
 pub use tokenizer::{BosReason, BosRule};

@@ -9,16 +9,21 @@
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
 
+use crate::python::is_space;
 use crate::tokenizer::Tokenizer;
 use crate::{Fault, ItemError};
 
 const START: char = '\u{f0000}';
 const END: char = '\u{f0001}';
 
-/// Finds the control tokens of a model: the special tokens, and the other added tokens that the template writes itself
-/// (`<think>`), save those of whitespace only (Gemma's newlines), which templates write as ordinary text.
-pub(crate) fn control_tokens(tokenizer: &Tokenizer, template: Option<&str>) -> Option<AhoCorasick> {
-    let written = |text: &str| template.is_some_and(|template| template.contains(text)) && !text.trim().is_empty();
+/// Finds the control tokens of a model: the special tokens, and those that `chat_control_tokens` lists; without such a
+/// list, the other added tokens that the template's literals hold (`<think>`), save those of whitespace only (Gemma's
+/// newlines), which templates write as ordinary text.
+pub(crate) fn control_tokens(tokenizer: &Tokenizer, listed: Option<&[String]>, literals: &str) -> Option<AhoCorasick> {
+    let written = |text: &String| match listed {
+        Some(listed) => listed.contains(text),
+        None => literals.contains(text.as_str()) && !text.chars().all(is_space),
+    };
     let control = tokenizer.added().iter().filter(|token| token.special || written(&token.content));
     let texts = control.map(|token| token.content.as_str()).filter(|text| !text.is_empty());
     AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts).ok()

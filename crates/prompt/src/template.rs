@@ -1,5 +1,6 @@
 //! The chat template: messages to text, as `apply_chat_template` of transformers renders them. A template is compiled
-//! once. It comes with a checkpoint, so it may be wrong or hostile: fuel bounds the time it takes and the memory it asks
+//! once and tried on a few conversations: what fails for all of them fails for every one, and is said at the start. So is
+//! learned which roles' content the template takes as a list of parts. It comes with a checkpoint, so it may be wrong or hostile: fuel bounds the time it takes and the memory it asks
 //! for, and the recursion limit the stack. One thing stays unbounded: printing a list that a template built to hold
 //! itself twice, many levels deep. A template comes with the weights, from whoever the operator trusts for those.
 
@@ -10,12 +11,14 @@ use std::str::FromStr;
 use std::thread;
 
 use jiff::civil;
+use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, ErrorKind, Value, context};
-use serde_json::Map;
+use serde_json::{Map, Value as Json, json};
 
 use crate::config::Config;
+use crate::input::Role;
 use crate::{Error, Fault, python};
 
 /// About a second of work, or 640 MB: a thousand times what a long conversation takes.
@@ -27,6 +30,8 @@ const MAX_TEMPLATE: usize = 1 << 17;
 const STACK_PER_BYTE: usize = 2048;
 /// The names under which a message's reasoning is passed; templates read the first.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+/// What each part of a list of parts says when a template is tried.
+const PROBES: [&str; 2] = ["first-part", "second-part"];
 
 /// A day in the Gregorian calendar; `2024-07-26` as text. The default is that day: the date that Llama's templates
 /// fall back to, and so the one that their models' published scores were made with.
@@ -35,6 +40,12 @@ pub struct Date(civil::Date);
 
 pub(crate) struct Template {
     env: Environment<'static>,
+    /// The template's own text and string literals, zeros between them.
+    literals: String,
+    /// Why no conversation can be rendered, if none can.
+    failure: Option<String>,
+    /// The roles whose content the template takes as a list of parts.
+    parts: Vec<Role>,
 }
 
 /// What a template said when it called `raise_exception`.
@@ -105,24 +116,86 @@ impl Template {
         env.add_global("tools", ());
         env.add_global("documents", ());
         for (name, token) in &config.named {
-            env.add_global(*name, token.as_str());
+            env.add_global(name.clone(), token.content.as_str());
         }
         let text = without_generation_tags(text).into_owned();
         if text.len() > MAX_TEMPLATE {
             let message = format!("{} bytes are more than the limit of {MAX_TEMPLATE}", text.len());
             return Err(Error::Template { file: source.file, message });
         }
+        let literals = literals(&text);
         compile(&mut env, text).map_err(wrong)?;
-        Ok(Some(Self { env }))
+        let mut template = Self { env, literals, failure: None, parts: Vec::new() };
+        template.failure = template.try_out();
+        template.parts = Role::ALL.into_iter().filter(|role| template.takes_parts(*role)).collect();
+        Ok(Some(template))
+    }
+
+    /// Why no conversation can be rendered, if none can.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// Whether content of this role is given as a list of parts, where the client gave one.
+    pub(crate) fn reads_parts(&self, role: Role) -> bool {
+        self.parts.contains(&role)
+    }
+
+    /// What the template holds itself, as transformers looks for tokens in it: its text and its string literals.
+    pub(crate) fn literals(&self) -> &str {
+        &self.literals
     }
 
     /// The text of a conversation.
-    pub(crate) fn render(&self, messages: &[Value]) -> Result<String, Fault> {
+    pub(crate) fn render(&self, messages: &[Json]) -> Result<String, Fault> {
+        match &self.failure {
+            Some(failure) => Err(Fault::TemplateFailed(failure.clone())),
+            None => self.render_anyway(messages),
+        }
+    }
+
+    fn render_anyway(&self, messages: &[Json]) -> Result<String, Fault> {
+        let messages = Value::from(Serde(messages));
         let render = || self.env.get_template(NAME)?.render(context! { messages });
         render().map_err(|error| match raised(&error) {
             Some(message) => Fault::Refused(message),
             None => Fault::TemplateFailed(error.to_string()),
         })
+    }
+
+    /// Renders a few conversations; the last error if none of them can be rendered.
+    fn try_out(&self) -> Option<String> {
+        let turn = |role: &str, text: &str| json!({"role": role, "content": text});
+        let (user, assistant) = (turn("user", "What is 2 + 2?"), turn("assistant", "4"));
+        let trials = [
+            vec![turn("system", "Be brief."), user.clone(), assistant.clone()],
+            vec![user.clone(), assistant.clone(), user.clone(), assistant.clone()],
+            vec![user, assistant],
+        ];
+        let mut last = None;
+        for trial in trials {
+            match self.render_anyway(&trial) {
+                Ok(_) => return None,
+                Err(Fault::Refused(message) | Fault::TemplateFailed(message)) => last = Some(message),
+                Err(other) => last = Some(other.to_string()),
+            }
+        }
+        last.map(|message| format!("it fails for every conversation: {message}"))
+    }
+
+    /// Whether content as a list of parts comes out as their texts, and not as a list that is printed.
+    fn takes_parts(&self, role: Role) -> bool {
+        let parts: Vec<Json> = PROBES.iter().map(|text| json!({"type": "text", "text": text})).collect();
+        let listed = json!({"role": role.as_str(), "content": parts});
+        let turns = match role {
+            Role::System | Role::Developer => vec![listed, json!({"role": "user", "content": "a"})],
+            Role::User => vec![listed],
+            Role::Assistant | Role::Tool => vec![json!({"role": "user", "content": "a"}), listed],
+        };
+        let end = json!({"role": "assistant", "content": "b"});
+        let turns: Vec<Json> = turns.into_iter().chain((role != Role::Assistant).then_some(end)).collect();
+        let Ok(text) = self.render_anyway(&turns) else { return false };
+        PROBES.iter().all(|probe| text.contains(probe)) && !text.contains("'type'") && !text.contains("\"type\"")
     }
 }
 
@@ -139,17 +212,27 @@ fn compile(env: &mut Environment<'static>, text: String) -> Result<(), minijinja
 }
 
 /// A message as a template sees it. A message's reasoning is found under all its names, as transformers does since 5.
-pub(crate) fn message_value(fields: &Map<String, serde_json::Value>) -> Value {
-    let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name)) else {
-        return Value::from(Serde(fields));
-    };
-    let mut fields = fields.clone();
-    let reasoning = reasoning.clone();
-    fields.insert(REASONING[0].to_owned(), reasoning.clone());
-    if !fields.contains_key(REASONING[1]) {
-        fields.shift_insert(0, REASONING[1].to_owned(), reasoning);
+pub(crate) fn message_value(mut fields: Map<String, Json>) -> Json {
+    let reasoning = REASONING.iter().find_map(|name| fields.get(*name)).cloned();
+    if let Some(reasoning) = reasoning {
+        fields.insert(REASONING[0].to_owned(), reasoning.clone());
+        if !fields.contains_key(REASONING[1]) {
+            fields.shift_insert(0, REASONING[1].to_owned(), reasoning);
+        }
     }
-    Value::from(Serde(&fields))
+    Json::Object(fields)
+}
+
+/// The text of a template and its string literals, zeros between them (`_get_template_literal_text` of transformers).
+fn literals(template: &str) -> String {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let tokens = tokenize(template, false, syntax.unwrap_or_default()).map_while(Result::ok);
+    let texts = tokens.filter_map(|(token, _)| match token {
+        Token::TemplateData(text) | Token::Str(text) => Some(text.to_owned()),
+        Token::String(text) => Some(text.into_string()),
+        _ => None,
+    });
+    texts.collect::<Vec<_>>().join("\0")
 }
 
 fn raise_exception(message: &Value) -> Result<Value, minijinja::Error> {

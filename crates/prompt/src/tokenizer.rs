@@ -1,14 +1,20 @@
 //! The tokenizer of a model: text to ids without anything added, where a text may be cut without changing its ids, and
 //! the token that the tokenizer would put in front by itself.
 
-use std::collections::HashSet;
+pub(crate) mod class;
+mod file;
+mod pattern;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use tokenizers::tokenizer::pre_tokenizer::PreTokenizedString;
 use tokenizers::{AddedToken, Model, ModelWrapper, NormalizedString, Normalizer, PostProcessorWrapper, PreTokenizer};
 
-use crate::config::{Config, TOKENIZER};
+use self::class::Class;
+pub(crate) use self::file::File;
+use crate::config::{Config, Decoder, TOKENIZER};
 use crate::{Error, Fault, ItemError};
 
 /// What happens in front of a text.
@@ -72,25 +78,35 @@ impl fmt::Display for BosRule {
 // === impl Tokenizer ===
 
 impl Tokenizer {
-    pub(crate) fn new(bytes: &[u8], config: &Config) -> Result<Self, Error> {
-        let file = |error: tokenizers::Error| Error::File { file: TOKENIZER, message: error.to_string() };
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(file)?;
-        if let ModelWrapper::BPE(bpe) = inner.get_model()
+    /// The tokenizer that `class` makes of its file and the configuration.
+    pub(crate) fn new(file: File, class: Class, config: &Config) -> Result<Self, Error> {
+        let wrong = |message: String| Error::File { file: TOKENIZER, message };
+        let failed = |error: tokenizers::Error| wrong(error.to_string());
+        let added = added_tokens(&file, class, config);
+        let model = class.adapt(file.model, config.named("unk_token")).map_err(wrong)?;
+        if let ModelWrapper::BPE(bpe) = &model
             && let Some(dropout) = bpe.dropout.filter(|dropout| *dropout > 0.0)
         {
             return Err(Error::Dropout(dropout.to_string()));
         }
-        // what a file was saved with is no rule for this call
-        inner.with_truncation(None).map_err(file)?;
-        inner.with_padding(None);
-        add_tokens(&mut inner, &config.added).map_err(file)?;
+        let own = class.pipeline(config.settings).map_err(|error| wrong(error.to_string()))?;
+        if let (None, Some(difference)) = (&own, file.difference) {
+            return Err(wrong(format!("{difference} would cut texts in other places than Hugging Face does")));
+        }
+        let (normalizer, pre_tokenizer) = own.unwrap_or((file.normalizer, file.pre_tokenizer));
+        let mut inner = tokenizers::Tokenizer::new(model);
+        inner.with_normalizer(normalizer).map_err(failed)?;
+        inner.with_pre_tokenizer(pre_tokenizer).with_post_processor(file.post_processor);
+        inner.add_tokens(added).map_err(failed)?;
+        inner.set_encode_special_tokens(config.split_special_tokens);
         let bos = bos_rule(&inner, config)?;
         // nothing of it is left to do: it adds tokens, and sets offsets that nobody reads
         inner.with_post_processor(None::<PostProcessorWrapper>);
 
         let added: Vec<_> = inner.get_added_tokens_decoder().into_values().collect();
         let added_text = added.iter().map(|token| token.content.clone()).collect();
-        let mut tokenizer = Self { cuts: cuts(&inner, &added), inner, bos, added, added_text, newline: Vec::new() };
+        let cuts = if config.split_special_tokens { None } else { cuts(&inner, &added) };
+        let mut tokenizer = Self { cuts, inner, bos, added, added_text, newline: Vec::new() };
         tokenizer.newline = tokenizer.encode("\n").unwrap_or_default();
         Ok(tokenizer)
     }
@@ -200,17 +216,29 @@ fn common_prefix(a: &str, b: &str) -> usize {
     a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count()
 }
 
-/// Bring the tokenizer to what the configuration lists, as transformers does when it loads one.
-fn add_tokens(inner: &mut tokenizers::Tokenizer, wanted: &[(AddedToken, bool)]) -> tokenizers::Result<()> {
-    for (token, exact) in wanted {
-        let known = inner.get_added_tokens_decoder();
-        let mut same = known.values().filter(|known| known.content == token.content);
-        let missing = if *exact { same.all(|known| known != token) } else { same.next().is_none() };
-        if missing && !token.content.is_empty() {
-            inner.add_tokens([token.clone()])?;
-        }
+/// The added tokens in the order in which transformers adds them: later ones take the place of earlier ones of the same
+/// text (`TokenizersBackend.__init__` of transformers 5.23).
+fn added_tokens(file: &File, class: Class, config: &Config) -> Vec<AddedToken> {
+    let kept: &[(u32, AddedToken)] = if class == Class::File { &file.added } else { &[] };
+    let in_file: HashMap<&str, &AddedToken> = kept.iter().map(|(_, token)| (token.content.as_str(), token)).collect();
+    let is_named: HashSet<&str> = config.named.iter().map(|(_, token)| token.content.as_str()).collect();
+    let listed: BTreeMap<u32, &AddedToken> = match &config.decoder {
+        Decoder::Whole(tokens) => tokens.iter().map(|(id, token)| (*id, token)).collect(),
+        Decoder::Older(tokens) => tokens.iter().chain(&file.added).map(|(id, token)| (*id, token)).collect(),
+    };
+    let new = listed.into_values().filter(|token| in_file.get(token.content.as_str()) != Some(token));
+    let new = new.map(|token| {
+        let special = token.special || is_named.contains(token.content.as_str());
+        token.clone().special(special)
+    });
+    let mut added: Vec<AddedToken> = kept.iter().map(|(_, token)| token.clone()).chain(new).collect();
+    let mut known: HashSet<String> = added.iter().map(|token| token.content.clone()).collect();
+    let special = || config.named.iter().map(|(_, token)| token).chain(&config.extra);
+    added.extend(special().filter(|token| known.insert(token.content.clone())).cloned());
+    if class == Class::Qwen2 {
+        added.extend(special().map(|token| AddedToken::from(token.content.as_str(), true)));
     }
-    Ok(())
+    added
 }
 
 /// Ask the post-processor what it does, rather than read how it is written: there are five kinds of them.
@@ -240,7 +268,7 @@ fn bos_rule(inner: &tokenizers::Tokenizer, config: &Config) -> Result<BosRule, E
     if config.add_bos_token != Some(true) {
         return Ok(BosRule::None);
     }
-    let token = config.bos_token().ok_or(Error::NoBosToken)?;
+    let token = config.named("bos_token").ok_or(Error::NoBosToken)?;
     let id = inner.token_to_id(token).ok_or(Error::NoBosToken)?;
     Ok(BosRule::One { id, token: token.to_owned(), reason: BosReason::AddBosToken })
 }

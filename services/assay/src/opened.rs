@@ -60,10 +60,15 @@ impl Located {
             tokenizer_config: optional(&checkpoint.tokenizer_config)?,
             chat_template: optional(&checkpoint.chat_template)?,
             special_tokens_map: optional(&checkpoint.special_tokens_map)?,
+            added_tokens: optional(&checkpoint.added_tokens)?,
+            model_config: Some(read(&checkpoint.config)?),
             vocab_size: u32::try_from(config.vocab).ok(),
             ..Sources::default()
         };
         let encoder = Encoder::new(&sources).with_context(|| checkpoint.source.to_string())?;
+        for warning in encoder.warnings() {
+            tracing::warn!("{warning}");
+        }
         if encoder.template_source().is_none() {
             tracing::warn!("the model has no chat template: only text and input_ids can be scored");
         }

@@ -73,6 +73,28 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn what_transformers_would_read_besides_is_refused() {
+    let weights = ("model.safetensors", "");
+    let merge = ["adapter_config.json", "merge_and_unload"];
+    refused(&with(&[weights, ("adapter_config.json", "{}"), ("adapter_model.safetensors", "")]), &merge);
+    refused(
+        &[("adapter_config.json", "{}"), ("tokenizer.json", "{}")],
+        &["no config.json", "adapter", "merge_and_unload"],
+    );
+    refused(&with(&[weights, ("value_head.safetensors", "")]), &["value_head.safetensors", "score.weight"]);
+}
+
+#[test]
+fn a_pointer_is_no_file() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    refused(&with(&[("model.safetensors", pointer)]), &["model.safetensors", "git lfs pull"]);
+    refused(
+        &[("config.json", "{}"), ("tokenizer.json", pointer), ("model.safetensors", "")],
+        &["tokenizer.json", "git lfs pull"],
+    );
+}
+
+#[test]
 fn a_bad_index_is_refused() {
     for index in ["", "{", "[]", "{}", r#"{"weight_map": []}"#, r#"{"weight_map": {"x": 1}}"#, "\u{feff}{}", "null"] {
         refused(&with(&[(INDEX, index)]), &[INDEX, "not an index"]);

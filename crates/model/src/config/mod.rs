@@ -255,7 +255,8 @@ fn rope(fields: &mut Fields) -> Result<Rope> {
     let theta: Option<f64> = fields.optional("rope_theta")?;
     let scaling: Option<Map<String, Value>> = fields.optional("rope_scaling")?;
     let parameters: Option<Map<String, Value>> = fields.optional("rope_parameters")?;
-    let Some(parameters) = parameters.or(scaling) else {
+    // one that is not empty wins, as in transformers 5
+    let Some(parameters) = scaling.filter(|scaling| !scaling.is_empty()).or(parameters) else {
         return Ok(Rope { theta: theta.unwrap_or(1e4), llama3: None });
     };
     let own_theta: Option<f64> = member(fields, &parameters, "rope_theta")?;

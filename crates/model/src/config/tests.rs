@@ -406,6 +406,19 @@ fn what_is_not_implemented_is_refused_by_name() {
 }
 
 #[test]
+fn rope_scaling_wins_over_rope_parameters_unless_it_is_empty() {
+    let both = |scaling: Value| with(llama_v5(), json!({"rope_theta": 3e4, "rope_scaling": scaling}));
+    assert_eq!(parse(&both(json!({"rope_type": "default"}))).unwrap().rope, Rope { theta: 3e4, llama3: None });
+    assert_eq!(parse(&both(json!({}))).unwrap().rope, parse(&llama_v5()).unwrap().rope);
+    assert_eq!(parse(&both(Value::Null)).unwrap().rope, parse(&llama_v5()).unwrap().rope);
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768});
+    for (scaling, kind) in [(yarn, "yarn"), (json!({"type": "linear", "factor": 4.0}), "linear")] {
+        let error = parse(&both(scaling)).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(kind) && error.contains("rope_type"), "{error}");
+    }
+}
+
+#[test]
 fn rope_that_is_not_implemented_is_refused() {
     // the name of a parameter is what helps: it is in the message, the field that holds it need not be
     let refused = |parameters: Value, words: &str| {

@@ -35,9 +35,9 @@ fn the_template_is_found_where_transformers_finds_it() {
 fn special_tokens_are_strings_or_objects() {
     let object = json!({"__type": "AddedToken", "content": "<s>", "lstrip": true, "normalized": false});
     let config = Config::new(&sources(json!({"bos_token": object, "eos_token": "</s>", "pad_token": null}))).unwrap();
-    assert_eq!(config.named, [("bos_token", "<s>".to_owned()), ("eos_token", "</s>".to_owned())]);
-    assert_eq!(config.added[0], (AddedToken::from("<s>", true).lstrip(true), false));
-    assert_eq!(config.bos_token(), Some("<s>"));
+    let (bos, eos) = (AddedToken::from("<s>", true).lstrip(true), AddedToken::from("</s>", true));
+    assert_eq!(config.named, [("bos_token".to_owned(), bos), ("eos_token".to_owned(), eos)]);
+    assert_eq!((config.named("bos_token"), &config.unnamed[..]), (Some("<s>"), &["pad_token"][..]));
 }
 
 #[test]
@@ -45,15 +45,15 @@ fn the_older_map_of_special_tokens_counts_without_a_decoder_only() {
     let map = Some(br#"{"bos_token": {"content": "<new>"}, "additional_special_tokens": ["<x>"]}"#.to_vec());
     let old = Sources { special_tokens_map: map.clone(), ..sources(json!({"bos_token": "<s>"})) };
     let config = Config::new(&old).unwrap();
-    assert_eq!(config.bos_token(), Some("<new>"));
-    assert!(config.added.contains(&(AddedToken::from("<x>", true), false)));
+    assert_eq!(config.named("bos_token"), Some("<new>"));
+    assert_eq!(config.extra, [AddedToken::from("<x>", true)]);
     let decoder = json!({"10": {"content": "b"}, "2": {"content": "a", "special": true}});
     let new =
         Sources { special_tokens_map: map, ..sources(json!({"bos_token": "<s>", "added_tokens_decoder": decoder})) };
     let config = Config::new(&new).unwrap();
-    assert_eq!(config.bos_token(), Some("<s>"));
-    let exact: Vec<_> = config.added.iter().filter(|(_, exact)| *exact).map(|(token, _)| token.clone()).collect();
-    assert_eq!(exact, [AddedToken::from("a", true), AddedToken::from("b", false)]);
+    assert_eq!(config.named("bos_token"), Some("<s>"));
+    let Decoder::Whole(tokens) = config.decoder else { panic!("the decoder is not whole") };
+    assert_eq!(tokens, [(2, AddedToken::from("a", true)), (10, AddedToken::from("b", false))]);
 }
 
 #[test]
@@ -76,10 +76,26 @@ fn broken_files_are_named() {
         (json!({"chat_template": {"default": 1}}), "chat template"),
         (json!({"added_tokens_decoder": []}), "added_tokens_decoder"),
         (json!({"added_tokens_decoder": {"x": {"content": "a"}}}), "added_tokens_decoder"),
-        (json!({"additional_special_tokens": "a"}), "additional_special_tokens"),
+        (json!({"additional_special_tokens": "a"}), "special_tokens"),
+        (json!({"fast_tokenizer_files": ["tokenizer.json", "tokenizer.4.0.json"]}), "fast_tokenizer_files"),
+        (json!({"init_inputs": ["a"]}), "init_inputs"),
+        (json!({"fix_mistral_regex": true}), "fix_mistral_regex"),
+        (json!({"auto_map": {"AutoTokenizer": ["a.B", null]}}), "auto_map"),
+        (json!({"split_special_tokens": 1}), "split_special_tokens"),
+        (json!({"chat_control_tokens": "<x>"}), "chat_control_tokens"),
+        (json!({"tokenizer_class": 1}), "tokenizer_class"),
     ] {
         assert!(message(&sources(wrong)).contains(field), "{field}");
     }
+}
+
+#[test]
+fn a_field_that_nobody_knows_is_named_once_and_null_is_none() {
+    let config = json!({"clean_up_tokenization_spaces": true, "model_max_length": 1e30, "tokenizer_class": "X", "auto_map": null,
+        "bos_token": null, "image_token": "<i>", "surprise": 1, "nothing": null, "fast_tokenizer_files": ["tokenizer.json"]});
+    let config = Config::new(&sources(config)).unwrap();
+    assert_eq!(config.warnings, ["tokenizer_config.json: unknown field surprise is ignored"]);
+    assert_eq!(config.named("image_token"), Some("<i>"));
 }
 
 proptest! {

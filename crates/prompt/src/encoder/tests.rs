@@ -1,8 +1,11 @@
 //! The whole way, compared with what transformers made (`tests-data/expected.json`), and the rules that are this
 //! crate's own: BOS, truncation, groups, strict mode, limits.
 
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
@@ -108,6 +111,92 @@ fn texts_and_ids_are_those_of_transformers() {
             assert_eq!(ids, with_bos(&encoder, ids_of(wanted)), "strict {name}: {turns}");
         }
     }
+}
+
+/// What `make_files.py` asked transformers: files beside tokenizer.json, and what becomes of texts.
+#[test]
+fn the_files_beside_it_mean_what_transformers_takes_them_for() {
+    let expected: Json = serde_json::from_str(include_str!("../../tests-data/files.json")).unwrap();
+    let chat = Input::Messages(messages(&expected["chat"]));
+    for case in expected["cases"].as_array().unwrap() {
+        let name = &case["name"];
+        let mut tokenizer: Json = serde_json::from_slice(tokenizer_file(case["tokenizer"].as_str().unwrap())).unwrap();
+        for (part, value) in case["files"]["tokenizer.json"].as_object().into_iter().flatten() {
+            tokenizer[part] = value.clone();
+        }
+        let file = |name: &str| Some(case["files"].get(name)?.to_string().into_bytes());
+        let sources = Sources {
+            tokenizer: tokenizer.to_string().into_bytes(),
+            tokenizer_config: file("tokenizer_config.json"),
+            special_tokens_map: file("special_tokens_map.json"),
+            added_tokens: file("added_tokens.json"),
+            model_config: file("config.json").or_else(|| Some(br#"{"model_type": "llama"}"#.to_vec())),
+            ..Sources::default()
+        };
+        let encoder = Encoder::new(&sources).unwrap();
+        for (text, ids) in case["texts"].as_array().unwrap().iter().zip(case["ids"].as_array().unwrap()) {
+            let text = text.as_str().unwrap();
+            assert_eq!(encoder.tokenizer.encode(text).unwrap(), ids_of(ids), "{name}: {text:?}");
+        }
+        let special = encoder.tokenizer.added().iter().filter(|token| token.special);
+        let mut special: Vec<_> = special.map(|token| token.content.as_str()).collect();
+        special.sort_unstable();
+        assert_eq!(json!(special), case["special"], "{name}");
+        for (options, ids) in [(false, &case["chat"]), (true, &case["strict"])] {
+            let options = Options { strict_special_tokens: options, ..Options::default() };
+            assert_eq!(
+                one(&encoder, &chat, &options).unwrap().ids,
+                with_bos(&encoder, ids_of(ids)),
+                "{name}: {options:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn parts_are_trimmed_by_a_template_that_looks_at_them() {
+    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content | trim }}{% else %}{% for p in m.content %}{{ p.text | trim }}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}";
+    let parts = json!([{"type": "text", "text": "Look: "}, {"type": "text", "text": "\n 1 + 1"}]);
+    let turns = json!([{"role": "user", "content": parts}, {"role": "assistant", "content": "2"}]);
+    let rendered = |encoder: &Encoder| encoder.render(&Input::Messages(messages(&turns))).remove(0).unwrap();
+    let looks = encoder_with("qwen3", &json!({ "chat_template": template }));
+    assert!(rendered(&looks).contains("<|im_start|>user\nLook:1 + 1<|im_end|>"));
+    assert!(rendered(&encoder("gemma2")).contains("Look: \n 1 + 1"), "joined for a template that does not look");
+}
+
+/// 600 hostile texts with each of four published tokenizers, compared with Hugging Face's library. Skipped, with a word
+/// on standard error, where npm or transformers cannot be had.
+#[test]
+fn published_tokenizers_give_hugging_faces_ids() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests-data/real_tokenizers.py");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/real-tokenizers");
+    let made = match Command::new("python3").args([script, folder, "600"]).output() {
+        Ok(made) if made.status.success() => made.stdout,
+        Ok(made) => {
+            let why = String::from_utf8_lossy(&made.stderr);
+            eprintln!("SKIPPED: no published tokenizers: {}", why.trim().lines().next_back().unwrap_or_default());
+            return;
+        }
+        Err(error) => {
+            eprintln!("SKIPPED: no python3: {error}");
+            return;
+        }
+    };
+    let mut tokenizers = 0;
+    for line in made.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let case: Json = serde_json::from_slice(line).unwrap();
+        let read = |file: &str| std::fs::read(Path::new(case["folder"].as_str().unwrap()).join(file)).unwrap();
+        let (tokenizer, tokenizer_config) = (read("tokenizer.json"), Some(read("tokenizer_config.json")));
+        let began = Instant::now();
+        let encoder = Encoder::new(&Sources { tokenizer, tokenizer_config, ..Sources::default() }).unwrap();
+        eprintln!("{}: loaded in {:.2?}", case["name"], began.elapsed());
+        for (text, ids) in case["texts"].as_array().unwrap().iter().zip(case["ids"].as_array().unwrap()) {
+            let text = text.as_str().unwrap();
+            assert_eq!(encoder.tokenizer.encode(text).unwrap(), ids_of(ids), "{}: {text:?}", case["name"]);
+        }
+        tokenizers += 1;
+    }
+    assert_eq!(tokenizers, 4);
 }
 
 // === the BOS rule ===

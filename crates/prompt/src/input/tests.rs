@@ -71,9 +71,11 @@ fn roles_are_five() {
 #[test]
 fn content_is_text() {
     let text = |content: Value| message(json!({"role": "user", "content": content})).map(|list| list[1].clone());
+    let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
+    let turn = text(parts.clone()).unwrap();
     assert_eq!(
-        text(json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}])),
-        Ok(Message::new(Role::User, "ab"))
+        (turn.fields(), turn.parts()),
+        (Message::new(Role::User, "ab").fields(), parts.as_array().map(Vec::as_slice))
     );
     let check = |content: Value, wanted: &str| {
         let error = text(content).unwrap_err();

@@ -11,7 +11,11 @@ const GEMMA: &str = include_str!("../../tests-data/gemma.json");
 fn load(tokenizer: &Value, config: &Value) -> Result<Tokenizer, Error> {
     let config = Some(config.to_string().into_bytes());
     let config = Config::new(&Sources { tokenizer_config: config, ..Sources::default() })?;
-    Tokenizer::new(tokenizer.to_string().as_bytes(), &config)
+    read(tokenizer.to_string().as_bytes(), &config)
+}
+
+fn read(tokenizer: &[u8], config: &Config) -> Result<Tokenizer, Error> {
+    Tokenizer::new(File::read(tokenizer)?, Class::File, config)
 }
 
 fn gemma() -> Value {
@@ -71,10 +75,32 @@ fn broken_files_are_errors() {
         {"Sequence": {"id": "A", "type_id": 0}}]);
     assert_eq!(wrong(&|file| file["post_processor"]["single"] = twice.clone()), Error::Prefix { count: 2 });
     let config = Config::new(&Sources::default()).unwrap();
-    assert!(Tokenizer::new(b"\xff", &config).is_err());
+    assert!(read(b"\xff", &config).is_err());
     for length in (0..GEMMA.len()).step_by(997) {
-        assert!(Tokenizer::new(&GEMMA.as_bytes()[..length], &config).is_err());
+        assert!(read(&GEMMA.as_bytes()[..length], &config).is_err());
     }
+}
+
+#[test]
+fn many_added_tokens_cost_little() {
+    let mut file = gemma();
+    let first = file["model"]["vocab"].as_object().unwrap().len();
+    let token = |at: usize| {
+        json!({"content": format!("<sid_{at}>"), "lstrip": false, "rstrip": false, "normalized": false,
+        "single_word": false, "special": false})
+    };
+    let tokens: Vec<(usize, Value)> = (0..16_000).map(|at| (first + at, token(at))).collect();
+    let listed = tokens.iter().map(|(id, token)| {
+        let mut token = token.clone();
+        token["id"] = json!(id);
+        token
+    });
+    file["added_tokens"].as_array_mut().unwrap().extend(listed);
+    let decoder: serde_json::Map<_, _> = tokens.into_iter().map(|(id, token)| (id.to_string(), token)).collect();
+    let began = std::time::Instant::now();
+    let tokenizer = load(&file, &json!({"added_tokens_decoder": decoder})).unwrap();
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(tokenizer.encode("<sid_0><sid_15999>").unwrap(), [first as u32, first as u32 + 15_999]);
 }
 
 #[test]

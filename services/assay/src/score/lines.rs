@@ -6,9 +6,8 @@
 
 use std::io::{self, BufRead, Read as _};
 
-use prompt::Input;
+use prompt::{Input, Row};
 use proto::v1::Status;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
@@ -97,21 +96,9 @@ type Object = (Option<Box<RawValue>>, Map<String, Value>);
 
 /// The object of a line, and its id exactly as it is written.
 fn parse(bytes: &[u8]) -> Result<Object, ItemFailure> {
-    #[derive(Deserialize)]
-    struct Id {
-        // not an Option, which would take null for no id
-        id: Box<RawValue>,
-    }
-    let not_json = |error: serde_json::Error| ItemFailure::new(format!("not a JSON object: {error}"));
-    if bytes.trim_ascii().is_empty() {
-        return Err(ItemFailure::new("the line is empty"));
-    }
-    let object: Map<String, Value> = serde_json::from_slice(bytes).map_err(not_json)?;
-    let id = match object.contains_key("id") {
-        true => Some(serde_json::from_slice::<Id>(bytes).map_err(not_json)?.id),
-        false => None,
-    };
-    Ok((id, object))
+    let row = Row::parse(bytes).map_err(ItemFailure::new)?;
+    let id = row.id.map(|id| RawValue::from_string(id.to_owned())).transpose();
+    Ok((id.map_err(|error| ItemFailure::new(format!("id is not JSON: {error}")))?, row.fields))
 }
 
 /// The conversations of a line's object; a response that is not text fails alone.

@@ -1,5 +1,7 @@
 //! Lines as items of the protocol, and what became of them in the words of the input.
 
+use std::mem;
+
 use client::Failure;
 use prompt::{Input, Message, Truncate};
 use proto::v1;
@@ -32,9 +34,9 @@ fn message(turn: Message) -> v1::Message {
     let role = turn.role().as_str().to_owned();
     let mut fields = turn.into_fields();
     if fields.len() == 2
-        && let Some(Value::String(content)) = fields.get_mut("content").map(Value::take)
+        && let Some(Value::String(content)) = fields.get_mut("content")
     {
-        return v1::Message { role, content, ..v1::Message::default() };
+        return v1::Message { role, content: mem::take(content), ..v1::Message::default() };
     }
     v1::Message { extra: Value::Object(fields).to_string(), ..v1::Message::default() }
 }

@@ -16,8 +16,7 @@ fn plain(role: &str, content: &str) -> v1::Message {
 #[test]
 fn every_kind_of_line_has_its_item() {
     let turns = vec![plain("user", "a"), plain("assistant", "bc")];
-    let parts = json!([{ "type": "text", "text": "b" }, { "type": "text", "text": "c" }]);
-    let line = json!({ "messages": [{ "role": "user", "content": "a", "name": null }, { "role": "assistant", "content": parts }] });
+    let line = json!({ "messages": [{ "role": "user", "content": "a", "name": null }, { "role": "assistant", "content": "bc" }] });
     let messages = |messages| v1::Messages { messages };
     assert_eq!(sent(line), Wire::Messages(messages(turns)));
     let group = v1::Group {
@@ -32,6 +31,14 @@ fn every_kind_of_line_has_its_item() {
 #[test]
 fn what_else_a_turn_says_goes_along_in_its_order() {
     let turn = json!({ "tool_calls": [{ "id": "1", "n": 1.50 }], "role": "assistant", "name": "Jane", "x": "" });
+    let Wire::Messages(turns) = sent(json!({ "messages": [turn.clone()] })) else { panic!("messages are messages") };
+    assert_eq!(turns.messages, [v1::Message { extra: turn.to_string(), ..v1::Message::default() }]);
+}
+
+#[test]
+fn content_in_parts_goes_along_in_parts() {
+    let turn =
+        json!({ "role": "assistant", "content": [{ "type": "text", "text": "b" }, { "type": "text", "text": "c" }] });
     let Wire::Messages(turns) = sent(json!({ "messages": [turn.clone()] })) else { panic!("messages are messages") };
     assert_eq!(turns.messages, [v1::Message { extra: turn.to_string(), ..v1::Message::default() }]);
 }

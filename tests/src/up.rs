@@ -30,8 +30,12 @@ impl Up {
     pub(crate) fn start(model: &Path, flags: &[&str]) -> Self {
         let model = model.to_str().unwrap();
         let ports = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--log", "info"];
-        let mut command = command(&[&["up", "--model", model], &ports[..], flags].concat());
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        Self::spawn(&[&["up", "--model", model], &ports[..], flags].concat())
+    }
+
+    /// With flags or settings that have it say where it serves.
+    fn spawn(arguments: &[&str]) -> Self {
+        let mut child = command(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         let log = lines_of(child.stderr.take().unwrap());
         let http = address(&log, "http address=");
         let endpoint = address(&log, "the gateway serves address=");
@@ -199,6 +203,30 @@ fn clients_without_the_right_certificate_are_refused() {
 }
 
 #[test]
+fn a_server_takes_its_ports_and_its_model_from_its_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    // what a gateway reads of the registry may be in it
+    let settings = format!(
+        "listen = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n[registry]\nlease = \"20s\"\n[telemetry]\nlog = \"info\"\n\
+         [[models]]\nmodel = {:?}\nname = \"small\"\nmax_length = 100\n",
+        golden("gemma2-v4")
+    );
+    std::fs::write(&file, settings).unwrap();
+    let up = Up::spawn(&["up", "--config", file.to_str().unwrap(), "--max-batch-tokens", "2048"]);
+    assert_eq!(up.get("/readyz").0, 200);
+    let status = assay(&["status", "--endpoint", &up.endpoint, "--json"], b"");
+    assert!(status.stdout.contains("small"), "{}", status.stdout);
+    let long = jsonl([json!({ "input_ids": vec![7; 101] })]);
+    let scored = assay(&["score", "--endpoint", &up.endpoint], long.as_bytes());
+    assert!(scored.stdout.contains("too_long"), "{}", scored.stdout);
+    let model = golden("gemma2-v4");
+    let flags = ["--model", model.to_str().unwrap(), "--max-length", "200", "--max-batch-tokens", "100"];
+    let never = assay(&[&["up"], &flags[..]].concat(), b"");
+    assert!(never.stderr.contains("--max-length 200 needs --max-batch-tokens 200 or more"), "{}", never.stderr);
+}
+
+#[test]
 fn settings_are_checked_before_anything_starts() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.toml");
@@ -212,6 +240,22 @@ fn settings_are_checked_before_anything_starts() {
         let bad = assay(arguments, b"");
         assert_eq!(bad.status, Some(2));
         assert!(bad.stderr.contains("gateway.toml:2") && bad.stderr.contains("queue_token"), "{}", bad.stderr);
+    }
+    let up = |settings: &str| {
+        std::fs::write(file, settings).unwrap();
+        let call = assay(&["up", "--config", file], b"");
+        (call.status, call.stderr)
+    };
+    let model = "models = [{ model = \"m\" }]\n";
+    for (settings, said) in [
+        (String::new(), "no model is served: give --model, or [[models]] in the file"),
+        (format!("{model}[limits]\nqueue_tokens = 0"), "limits.queue_tokens: expected at least 1"),
+        (format!("{model}[shards.client]\ndomain = \"d\""), "shards: assay up reaches its shards in memory"),
+        (model.replace("}]", "}, { model = \"n\" }]"), "assay up serves one model, the settings name 2"),
+    ] {
+        let (status, stderr) = up(&settings);
+        assert_eq!(status, Some(2), "{settings}");
+        assert!(stderr.contains(said), "{stderr}");
     }
     let nothing = assay(&["shard"], b"");
     assert_eq!(nothing.status, Some(2));

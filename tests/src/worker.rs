@@ -76,9 +76,14 @@ pub(crate) async fn start(registry: &Registry, options: WorkerOptions) -> Runnin
     Running { task: tokio::spawn(worker.run(listener, tonic::service::Routes::default(), stop.clone())), stop }
 }
 
-/// Rank 0's record, once it serves a later epoch than this.
+/// Rank 0's record of the replica `a`, once it serves a later epoch than this.
 pub(crate) async fn serving(registry: &Registry, after: u64) -> RankRecord {
-    let folder = Key::new("replicas/a").unwrap().below();
+    serving_in(registry, "a", after).await
+}
+
+/// The same of any replica.
+pub(crate) async fn serving_in(registry: &Registry, replica: &str, after: u64) -> RankRecord {
+    let folder = Key::new(format!("replicas/{replica}")).unwrap().below();
     let end = tokio::time::Instant::now() + LONG;
     loop {
         let members = registry.list(&folder).await.unwrap();

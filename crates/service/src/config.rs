@@ -2,13 +2,19 @@
 //!
 //! The types are those of who uses them; they carry `#[serde(deny_unknown_fields)]`, so that a misspelt key is an error.
 //! A length of time is written `"250ms"` and a size `"4MiB"`, always with the unit: fields of these kinds say
-//! `#[serde(with = "service::config::duration")]` and `#[serde(with = "service::config::bytes")]`.
+//! `#[serde(with = "DurationText")]` and `#[serde(with = "BytesText")]`.
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use serde::de::DeserializeOwned;
+use bytesize::ByteSize;
+use jiff::fmt::friendly::{SpanParser, SpanPrinter};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::{self, DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serializer, ser};
 
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +42,24 @@ pub enum Error {
     },
 }
 
+/// A setting that cannot work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: expected {expected}")]
+pub struct Unusable {
+    /// The key with those of the tables around it.
+    pub setting: &'static str,
+    /// What would work.
+    pub expected: &'static str,
+}
+
+/// Refuses a setting, unless it holds what is expected.
+///
+/// # Errors
+/// [`Unusable`].
+pub fn ensure(holds: bool, setting: &'static str, expected: &'static str) -> Result<(), Unusable> {
+    if holds { Ok(()) } else { Err(Unusable { setting, expected }) }
+}
+
 /// Reads the settings in a file.
 ///
 /// # Errors
@@ -61,14 +85,15 @@ fn prefix(key: &str) -> String {
     if key.is_empty() { String::new() } else { format!("{key}: ") }
 }
 
-/// A [`Duration`](std::time::Duration) or an `Option` of one as text such as `"2s"` or `"250ms"`, for `#[serde(with)]`.
-pub mod duration {
-    use std::time::Duration;
+/// A [`Duration`] or an `Option` of one as text such as `"2s"` or `"250ms"`, for `#[serde(with)]`.
+pub struct DurationText;
 
-    use jiff::fmt::friendly::{SpanParser, SpanPrinter};
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serializer};
+/// A `u64`, `u32` or `usize` of bytes as text such as `"4MiB"` or `"512KiB"`, for `#[serde(with)]`.
+pub struct BytesText;
 
+// === impl DurationText ===
+
+impl DurationText {
     /// Reads it.
     ///
     /// # Errors
@@ -76,7 +101,7 @@ pub mod duration {
     pub fn deserialize<'de, T: From<Duration>, D: Deserializer<'de>>(source: D) -> Result<T, D::Error> {
         let text = String::deserialize(source)?;
         let duration = SpanParser::new().parse_unsigned_duration(&text);
-        let wrong = |_| D::Error::custom(format!("{text:?} is no duration, expected one such as \"2s\" or \"250ms\""));
+        let wrong = |_| de::Error::custom(format!("{text:?} is no duration, expected one such as \"2s\" or \"250ms\""));
         duration.map(T::from).map_err(wrong)
     }
 
@@ -92,27 +117,33 @@ pub mod duration {
     }
 }
 
-/// A `u64`, `u32` or `usize` of bytes as text such as `"4MiB"` or `"512KiB"`, for `#[serde(with)]`.
-pub mod bytes {
-    use bytesize::ByteSize;
-    use serde::de::Error as _;
-    use serde::ser::Error as _;
-    use serde::{Deserialize, Deserializer, Serializer};
+impl JsonSchema for DurationText {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
 
-    const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
+    }
+}
 
+// === impl BytesText ===
+
+const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+
+impl BytesText {
     /// Reads it.
     ///
     /// # Errors
     /// If it is no text, the text is no size with a unit, or the size is too large for the number.
     pub fn deserialize<'de, N: TryFrom<u64>, D: Deserializer<'de>>(source: D) -> Result<N, D::Error> {
         let text = String::deserialize(source)?;
-        let wrong = || D::Error::custom(format!("{text:?} is no size, expected one such as \"4MiB\" or \"512KiB\""));
+        let wrong = || de::Error::custom(format!("{text:?} is no size, expected one such as \"4MiB\" or \"512KiB\""));
         if !text.ends_with('B') {
             return Err(wrong());
         }
         let size = text.parse::<ByteSize>().map_err(|_| wrong())?;
-        N::try_from(size.as_u64()).map_err(|_| D::Error::custom(format!("{text} is too large")))
+        N::try_from(size.as_u64()).map_err(|_| de::Error::custom(format!("{text} is too large")))
     }
 
     /// Writes it, exactly.
@@ -120,10 +151,20 @@ pub mod bytes {
     /// # Errors
     /// If the number is negative, and those of the format.
     pub fn serialize<N: Copy + TryInto<u64>, S: Serializer>(value: &N, to: S) -> Result<S::Ok, S::Error> {
-        let size: u64 = (*value).try_into().map_err(|_| S::Error::custom("a size is not negative"))?;
+        let size: u64 = (*value).try_into().map_err(|_| ser::Error::custom("a size is not negative"))?;
         let divides = |(unit, _): &&(u64, &str)| size > 0 && size.is_multiple_of(*unit);
         let (unit, name) = UNITS.iter().find(divides).unwrap_or(&(1, "B"));
         to.collect_str(&format_args!("{}{name}", size / unit))
+    }
+}
+
+impl JsonSchema for BytesText {
+    fn schema_name() -> Cow<'static, str> {
+        "Bytes".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        String::json_schema(generator)
     }
 }
 

@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
@@ -34,11 +35,11 @@ use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
 use self::places::{Place, Places};
-use crate::config::{bytes, duration};
+use crate::config::{BytesText, DurationText};
 use crate::net::{CONNECTION_WINDOW, Connection, Listener, Pings, STREAM_WINDOW};
 
 /// What those who connect may hold of a port, together and each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Connections at a time.
@@ -46,16 +47,16 @@ pub struct Limits {
     /// TLS handshakes at a time.
     pub handshakes: NonZeroUsize,
     /// How long a TLS handshake may take.
-    #[serde(with = "duration")]
+    #[serde(with = "DurationText")]
     pub handshake: Duration,
     /// How long the head of a request may take: the first from the connection on, others from their first byte.
-    #[serde(with = "duration")]
+    #[serde(with = "DurationText")]
     pub head: Duration,
     /// The largest head of a request; at least 8 KiB.
-    #[serde(with = "bytes")]
+    #[serde(with = "BytesText")]
     pub head_size: usize,
     /// How long a connection is kept that has no request.
-    #[serde(with = "duration")]
+    #[serde(with = "DurationText")]
     pub idle: Duration,
     /// Requests of one connection at a time, over HTTP/2.
     pub streams: u32,

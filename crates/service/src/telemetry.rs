@@ -12,6 +12,7 @@ use opentelemetry_otlp::{RetryPolicy, WithExportConfig as _, WithTonicConfig as 
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 use tonic::transport::{ClientTlsConfig, Endpoint};
@@ -25,23 +26,21 @@ use tracing_subscriber::{EnvFilter, Layer as _, fmt, registry};
 use crate::{net, trace};
 
 /// What a process says of itself while it runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
-    /// What the log holds, such as `info,gateway=debug`. Spans are exported from `info` on, and those of a request's
-    /// stages from `debug` on, whatever the log holds.
-    pub filter: String,
-    /// How the log is written.
+    /// What the log holds: error, warn, info, debug, or a filter such as info,gateway=debug. Spans are exported from info
+    /// on, and those of a request's stages from debug on, whatever the log holds.
+    pub log: String,
+    /// How the log is written: brief, text or json.
     pub format: Format,
-    /// Whether the log is coloured; JSON never is.
-    pub ansi: bool,
-    /// Where a collector takes spans by OTLP over gRPC, such as `http://127.0.0.1:4317`.
+    /// Where a collector takes traces by OTLP over gRPC.
+    #[schemars(example = "http://127.0.0.1:4317")]
     pub otlp: Option<String>,
-    /// The name of this process to the collector.
-    pub service: &'static str,
 }
 
 /// How the log is written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// A line each for people at a terminal: level and message.
@@ -105,25 +104,33 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end of the process may wait for the last spans.
 const LAST_FLUSH: Duration = Duration::from_secs(3);
 
-/// Starts the log, and the export of spans if there is a collector. It is the first thing a process does, and needs no
-/// runtime.
+// === impl Telemetry ===
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { log: "info".to_owned(), format: Format::Text, otlp: None }
+    }
+}
+
+/// Starts the log of a process, coloured if `ansi` says so (JSON never is), and the export of spans under the name
+/// `service` if there is a collector. It is the first thing a process does, and needs no runtime.
 ///
 /// # Errors
 /// If the filter or the endpoint is none, or a log has been started. A collector that is away is no error.
-pub fn init(telemetry: &Telemetry) -> Result<Guard, Error> {
-    let (log, guard) = build(telemetry, io::stderr)?;
+pub fn init(telemetry: &Telemetry, service: &'static str, ansi: bool) -> Result<Guard, Error> {
+    let (log, guard) = build(telemetry, service, ansi, io::stderr)?;
     dispatcher::set_global_default(log).map_err(|_| Error::Started)?;
     Ok(guard)
 }
 
 /// The log and the export of spans, not yet in place.
-fn build<W>(telemetry: &Telemetry, writer: W) -> Result<(Dispatch, Guard), Error>
+fn build<W>(telemetry: &Telemetry, service: &'static str, ansi: bool, writer: W) -> Result<(Dispatch, Guard), Error>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = EnvFilter::try_new(&telemetry.filter)
-        .map_err(|error| Error::Filter { filter: telemetry.filter.clone(), reason: error.to_string() })?;
-    let log = fmt::layer().with_writer(writer).with_ansi(telemetry.ansi);
+    let filter = EnvFilter::try_new(&telemetry.log)
+        .map_err(|error| Error::Filter { filter: telemetry.log.clone(), reason: error.to_string() })?;
+    let log = fmt::layer().with_writer(writer).with_ansi(ansi);
     let log = match telemetry.format {
         Format::Brief => log.without_time().with_target(false).boxed(),
         Format::Text => log.boxed(),
@@ -133,8 +140,8 @@ where
     let Some(endpoint) = &telemetry.otlp else {
         return Ok((Dispatch::new(log), Guard { spans: None }));
     };
-    let spans = Spans::export_to(endpoint, telemetry.service)?;
-    let tracer = spans.provider.tracer(telemetry.service);
+    let spans = Spans::export_to(endpoint, service)?;
+    let tracer = spans.provider.tracer(service);
     let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_threads(false);
     let exported = Targets::new().with_default(LevelFilter::INFO).with_target(trace::STAGE, LevelFilter::DEBUG);
     Ok((Dispatch::new(log.with(layer.with_filter(exported))), Guard { spans: Some(spans) }))

@@ -105,9 +105,12 @@ pub(crate) struct Score {
 }
 
 /// More threads than any machine has cores only cost time to start.
+pub(crate) const MOST_THREADS: usize = 1024;
+
+/// A number of threads.
 pub(crate) fn threads(text: &str) -> Result<NonZeroUsize, String> {
-    let threads = text.parse::<NonZeroUsize>().map_err(|_| "expected a number from 1 to 1024".to_owned())?;
-    if threads.get() > 1024 { Err("expected a number from 1 to 1024".to_owned()) } else { Ok(threads) }
+    let threads = text.parse().ok().filter(|threads: &NonZeroUsize| threads.get() <= MOST_THREADS);
+    threads.ok_or_else(|| format!("expected a number from 1 to {MOST_THREADS}"))
 }
 
 /// Show what a model is, and what it would read of an input

@@ -44,13 +44,8 @@ fn run(command: Command, log: Option<&str>) -> Result<ExitCode> {
 
 /// Runs a command with a log for people at a terminal.
 fn with_log(filter: Option<&str>, command: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
-    let _telemetry = telemetry::init(&Telemetry {
-        filter: filter.unwrap_or("warn").to_owned(),
-        format: Format::Brief,
-        ansi: std::io::stderr().is_terminal(),
-        otlp: None,
-        service: "assay",
-    })?;
+    let telemetry = Telemetry { log: filter.unwrap_or("warn").to_owned(), format: Format::Brief, otlp: None };
+    let _telemetry = telemetry::init(&telemetry, "assay", std::io::stderr().is_terminal())?;
     command()
 }
 

@@ -9,18 +9,19 @@ use std::time::Duration;
 use discovery::Registry;
 use service::Network;
 use service::axum::Router;
+use service::config::Unusable;
 use service::net::Listener;
 use service::server::Server;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
-use crate::core::{Gateway as Core, Settings, Terms};
+use crate::core::{Gateway as Core, Limits, Settings, Terms};
 use crate::entrance::{Entrance, Model};
 use crate::grpc;
 use crate::http::{self, Door};
 use crate::observer::Observer;
-use crate::options::{ServedModel, ServiceOptions};
+use crate::options::{STEP_TOKENS, ServedModel, ServiceLimits, ServiceOptions};
 use crate::replicas::{self, Dialer};
 use crate::runner::Runner;
 use crate::tokenizers::Tokenizers;
@@ -29,14 +30,16 @@ use crate::tokenizers::Tokenizers;
 pub struct Gateway {
     entrance: Arc<Entrance>,
     observer: Observer,
-    max_message_bytes: usize,
-    drain_timeout: Duration,
+    limits: ServiceLimits,
     _stop: DropGuard,
 }
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// An option cannot work.
+    #[error(transparent)]
+    Option(#[from] Unusable),
     /// There is nothing to serve.
     #[error("no model is served")]
     NoModels,
@@ -73,25 +76,25 @@ impl Gateway {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(options: ServiceOptions, registry: Registry, network: Network) -> Result<Self, StartError> {
+        let ServiceOptions { limits, routing, .. } = options;
+        limits.check()?;
+        routing.check()?;
         let stop = CancellationToken::new();
         let (tenants, name) = (Arc::new(options.tenants), Arc::<str>::from(options.name));
-        let tokenizers = Tokenizers::new(options.tokenizer_threads)?;
+        let tokenizers = Tokenizers::new(limits.tokenizer_threads.get())?;
         let mut models = BTreeMap::new();
-        let cache = options.prompt_cache_bytes / options.models.len().max(1);
+        let cache = limits.prompt_cache / options.models.len().max(1);
         for served in options.models {
             let ServedModel { name: called, encoder, max_length, vocab, text_digest } = served;
             if called.is_empty() || max_length == 0 {
                 return Err(StartError::Model(called));
             }
-            let mut settings: Settings = options.settings;
-            settings.limits.longest = max_length as u64;
-            let model = Arc::<str>::from(called.as_str());
-            let (gateway, longest) = (Arc::clone(&name), max_length as u64);
-            let core = Core::new(
-                settings,
-                Terms { gateway, model: Arc::clone(&model), vocab, longest, protocol: options.protocol },
-            );
-            let (gateway, network, protocol) = (Arc::clone(&name), network.clone(), options.protocol);
+            let (tokens, conversations, longest) = (limits.queue_tokens, limits.queue_conversations, max_length as u64);
+            let held = Limits { tokens, conversations, longest };
+            let settings = Settings { limits: held, routing, step_tokens: STEP_TOKENS };
+            let (gateway, model, protocol) = (Arc::clone(&name), Arc::<str>::from(called.as_str()), options.protocol);
+            let core = Core::new(settings, Terms { gateway, model: Arc::clone(&model), vocab, longest, protocol });
+            let (gateway, network) = (Arc::clone(&name), network.clone());
             let dialer = Dialer { gateway, protocol, text_digest, network };
             let (runner, handle) = Runner::new(model, core, Arc::clone(&tenants), dialer);
             tokio::spawn(stop.clone().run_until_cancelled_owned(runner.run()));
@@ -115,19 +118,13 @@ impl Gateway {
             models,
             tokenizers,
             tenants,
-            default_timeout: options.default_timeout,
-            stream_items: options.stream_items.max(1),
+            default_timeout: limits.timeout,
+            stream_items: limits.stream_items.get(),
             lanes: AtomicU64::new(0),
             ending: CancellationToken::new(),
             ended: CancellationToken::new(),
         };
-        Ok(Self {
-            entrance: Arc::new(entrance),
-            observer,
-            max_message_bytes: options.max_message_bytes,
-            drain_timeout: options.drain_timeout,
-            _stop: stop.drop_guard(),
-        })
+        Ok(Self { entrance: Arc::new(entrance), observer, limits, _stop: stop.drop_guard() })
     }
 
     /// The window to it.
@@ -140,7 +137,7 @@ impl Gateway {
     /// # Errors
     /// If reflection does not know its own protocol.
     pub(crate) fn routes(&self, others: Routes) -> Result<Router, ServeError> {
-        let (entrance, observer, largest) = (Arc::clone(&self.entrance), self.observer(), self.max_message_bytes);
+        let (entrance, observer, largest) = (Arc::clone(&self.entrance), self.observer(), self.limits.message);
         let door = Door { entrance: Arc::clone(&entrance), observer: observer.clone(), largest };
         let routes = grpc::routes(entrance, observer, others, largest)?.into_axum_router();
         Ok(routes.fallback(http::nothing).merge(http::routes(door)))
@@ -163,7 +160,7 @@ impl Gateway {
         let late = async {
             shutdown.cancelled().await;
             ending.cancel();
-            sleep(self.drain_timeout).await;
+            sleep(self.limits.drain).await;
         };
         tokio::select! {
             () = &mut serving => return Ok(()),

@@ -31,7 +31,7 @@ mod tokenizers;
 pub use self::gateway::{Gateway, ServeError, StartError};
 pub use self::metrics::BUCKETS;
 pub use self::observer::Observer;
-pub use self::options::{ServedModel, ServiceOptions, TENANT_KEY, Tenants};
+pub use self::options::{ServedModel, ServiceLimits, ServiceOptions, TENANT_KEY, Tenants};
 
 #[cfg(test)]
 mod tests;

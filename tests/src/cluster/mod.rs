@@ -3,6 +3,7 @@
 mod bad_input;
 mod fairness;
 mod faults;
+mod identity;
 mod load;
 mod processes;
 mod raw;

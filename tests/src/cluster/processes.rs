@@ -26,6 +26,7 @@ const START: Duration = Duration::from_secs(60);
 pub(crate) struct Process {
     pub(crate) name: String,
     arguments: Vec<String>,
+    variables: Vec<(&'static str, String)>,
     child: Option<Child>,
     folder: PathBuf,
     lives: usize,
@@ -58,17 +59,20 @@ pub(crate) fn free_port() -> u16 {
 // === impl Process ===
 
 impl Process {
-    /// Starts the binary with these arguments; what it says goes to files of the folder.
-    fn start(name: &str, arguments: Vec<String>, folder: &Path) -> Self {
-        let (name, folder) = (name.to_owned(), folder.to_owned());
-        let mut process = Self { name, arguments, child: None, folder, lives: 0 };
-        process.restart();
-        process
+    /// Starts the binary with the arguments in a line, which has no spaces in them; what it says goes to files of the
+    /// folder.
+    pub(crate) fn of_line(name: &str, line: &str, folder: &Path) -> Self {
+        Self::in_environment(name, line, &[], folder)
     }
 
-    /// The same with the arguments in one line, which has no spaces in them.
-    pub(crate) fn of_line(name: &str, line: &str, folder: &Path) -> Self {
-        Self::start(name, line.split_whitespace().map(str::to_owned).collect(), folder)
+    /// The same with variables.
+    pub(crate) fn in_environment(name: &str, line: &str, variables: &[(&'static str, &str)], folder: &Path) -> Self {
+        let (name, folder) = (name.to_owned(), folder.to_owned());
+        let arguments = line.split_whitespace().map(str::to_owned).collect();
+        let variables = variables.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let mut process = Self { name, arguments, variables, child: None, folder, lives: 0 };
+        process.restart();
+        process
     }
 
     /// Starts it again, if it has ended.
@@ -78,7 +82,7 @@ impl Process {
         let log = File::create(self.folder.join(format!("{}.{}.log", self.name, self.lives))).unwrap();
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         let mut command = command(&arguments);
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command.envs(self.variables.iter().cloned()).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
     }
 

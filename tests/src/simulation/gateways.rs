@@ -54,6 +54,7 @@ impl World {
         let full = self.shape.full_step();
         let micros = Duration::from_micros;
         let routing = Routing {
+            attempts: 4,
             stalled_after: micros(42 * full),
             failures: 3,
             pause: micros(8 * full),
@@ -61,7 +62,7 @@ impl World {
             prompts: 4,
         };
         let budget = self.shape.budget as u64;
-        let settings = Settings { limits: self.limits, routing, attempts: 4, step_tokens: budget };
+        let settings = Settings { limits: self.limits, routing, step_tokens: budget };
         let (gateway, model, vocab) = (format!("gateway-{number}").into(), MODEL.into(), VOCAB);
         let terms = Terms { gateway, model, vocab, longest: budget, protocol: Versions::CURRENT };
         let life = self.gateways[number].life + 1;

@@ -72,7 +72,10 @@ impl EtcdOptions {
     }
 
     /// Refuses what cannot work.
-    pub(super) fn check(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Option`] or [`Error::Key`], with the option.
+    pub fn check(&self) -> Result<(), Error> {
         let refuse = |option, reason: &str| Err(Error::Option { option, reason: reason.to_owned() });
         Key::new(&*self.namespace)?;
         if self.endpoints.is_empty() {

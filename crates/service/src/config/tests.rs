@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::load;
+use super::{BytesText, DurationText, load};
 
 #[derive(Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -19,13 +19,13 @@ struct Settings {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 struct Limits {
-    #[serde(with = "super::duration")]
+    #[serde(with = "DurationText")]
     patience: Duration,
-    #[serde(with = "super::duration", skip_serializing_if = "Option::is_none")]
+    #[serde(with = "DurationText", skip_serializing_if = "Option::is_none")]
     drain: Option<Duration>,
-    #[serde(with = "super::bytes")]
+    #[serde(with = "BytesText")]
     message: usize,
-    #[serde(with = "super::bytes")]
+    #[serde(with = "BytesText")]
     window: u32,
 }
 

@@ -42,17 +42,17 @@ impl Log {
 }
 
 fn telemetry(format: Format) -> Telemetry {
-    Telemetry { filter: "info".to_owned(), format, ansi: false, otlp: None, service: "tests" }
+    Telemetry { format, ..Telemetry::default() }
 }
 
 fn to(endpoint: &str) -> Telemetry {
-    Telemetry { filter: "off".to_owned(), otlp: Some(endpoint.to_owned()), ..telemetry(Format::Text) }
+    Telemetry { log: "off".to_owned(), otlp: Some(endpoint.to_owned()), ..telemetry(Format::Text) }
 }
 
-fn logged(telemetry: &Telemetry, run: impl FnOnce()) -> String {
+fn logged(telemetry: &Telemetry, ansi: bool, run: impl FnOnce()) -> String {
     let log = Log::default();
     let written = log.clone();
-    let (dispatch, _guard) = build(telemetry, move || written.clone()).unwrap();
+    let (dispatch, _guard) = build(telemetry, "tests", ansi, move || written.clone()).unwrap();
     with_default(&dispatch, run);
     log.text()
 }
@@ -64,22 +64,22 @@ fn speak() {
 
 #[test]
 fn the_log_looks_as_it_should() {
-    assert_eq!(logged(&telemetry(Format::Brief), || info!(rows = 3, "done")), " INFO done rows=3\n");
-    assert_eq!(logged(&telemetry(Format::Brief), speak), " WARN request{id=7}: slow rows=3\n");
-    let text = logged(&telemetry(Format::Text), speak);
+    assert_eq!(logged(&telemetry(Format::Brief), false, || info!(rows = 3, "done")), " INFO done rows=3\n");
+    assert_eq!(logged(&telemetry(Format::Brief), false, speak), " WARN request{id=7}: slow rows=3\n");
+    let text = logged(&telemetry(Format::Text), false, speak);
     assert!(text.ends_with("Z  WARN request{id=7}: service::telemetry::tests: slow rows=3\n"), "{text}");
-    let json = logged(&Telemetry { ansi: true, ..telemetry(Format::Json) }, speak);
+    let json = logged(&telemetry(Format::Json), true, speak);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["message"], &json["rows"], &json["level"]), (&"slow".into(), &3.into(), &"WARN".into()));
     assert_eq!(json["spans"][0]["id"], 7);
-    let coloured = logged(&Telemetry { ansi: true, ..telemetry(Format::Brief) }, speak);
+    let coloured = logged(&telemetry(Format::Brief), true, speak);
     assert!(coloured.contains("\u{1b}["), "{coloured}");
 }
 
 #[test]
 fn what_cannot_work_is_refused() {
-    let refused = |telemetry: Telemetry| init(&telemetry).err().unwrap().to_string();
-    let filter = refused(Telemetry { filter: "service=loud".to_owned(), ..telemetry(Format::Text) });
+    let refused = |telemetry: Telemetry| init(&telemetry, "tests", false).err().unwrap().to_string();
+    let filter = refused(Telemetry { log: "service=loud".to_owned(), ..telemetry(Format::Text) });
     assert!(filter.starts_with("log filter \"service=loud\": "), "{filter}");
     for endpoint in ["localhost:4317", "http://localhost", "grpc://localhost:4317"] {
         let expected = format!("otlp endpoint {endpoint:?}: expected one such as http://127.0.0.1:4317");
@@ -141,11 +141,11 @@ async fn a_trace_goes_through_processes_to_the_collector() {
     let collector = Collector::default();
     let endpoint = collector.serve().await;
     // Two processes, of which the second gets the context as text.
-    let (gateway, gateway_guard) = build(&to(&endpoint), io::sink).unwrap();
+    let (gateway, gateway_guard) = build(&to(&endpoint), "tests", false, io::sink).unwrap();
     let context = with_default(&gateway, || info_span!("score", rows = 3).in_scope(trace::current)).unwrap();
     gateway_guard.flush();
     assert_eq!(collector.spans().len(), 1, "flush sends what has ended");
-    let (shard, shard_guard) = build(&Telemetry { service: "shard", ..to(&endpoint) }, io::sink).unwrap();
+    let (shard, shard_guard) = build(&to(&endpoint), "shard", false, io::sink).unwrap();
     with_default(&shard, || {
         let span = info_span!("step");
         trace::set_parent(&span, &context);
@@ -171,7 +171,7 @@ fn a_collector_that_is_away_holds_nobody_up() {
     let silent = format!("http://{}", silent.local_addr().unwrap());
     for (endpoint, patience) in [(free, 1), (silent, 6)] {
         let began = Instant::now();
-        let (dispatch, guard) = build(&to(&endpoint), io::sink).unwrap();
+        let (dispatch, guard) = build(&to(&endpoint), "tests", false, io::sink).unwrap();
         with_default(&dispatch, || {
             for _ in 0..10_000 {
                 info_span!("span").in_scope(|| ());
@@ -185,7 +185,7 @@ fn a_collector_that_is_away_holds_nobody_up() {
 
 #[tokio::test]
 async fn a_guard_may_be_dropped_in_a_runtime() {
-    let (_, guard) = build(&to("http://127.0.0.1:1"), io::sink).unwrap();
+    let (_, guard) = build(&to("http://127.0.0.1:1"), "tests", false, io::sink).unwrap();
     drop(guard);
 }
 
@@ -206,7 +206,7 @@ impl SpanExporter for Moody {
 async fn an_outage_is_logged_once() {
     let log = Log::default();
     let written = log.clone();
-    let (dispatch, _guard) = build(&telemetry(Format::Brief), move || written.clone()).unwrap();
+    let (dispatch, _guard) = build(&telemetry(Format::Brief), "tests", false, move || written.clone()).unwrap();
     let _entered = dispatcher::set_default(&dispatch);
     let announced =
         Announced { exporter: Moody::default(), endpoint: "http://c".to_owned(), failing: AtomicBool::new(false) };
@@ -224,6 +224,6 @@ async fn an_outage_is_logged_once() {
 #[test]
 fn a_guard_moves_between_threads() {
     fn moves<T: Send + Sync + 'static>(_: &T) {}
-    let (_, guard) = build(&telemetry(Format::Text), io::sink).unwrap();
+    let (_, guard) = build(&telemetry(Format::Text), "tests", false, io::sink).unwrap();
     moves(&guard);
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ArgGroup;
 use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error, StrDeserializer};
-use service::config::duration;
+use service::config::DurationText;
 use service::tls::ClientTls;
 
 use super::endpoints::Address;
@@ -221,7 +221,7 @@ pub(super) fn length(text: &str) -> Result<Duration, String> {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
         Err(_) => {
             let text: StrDeserializer<'_, Error> = text.into_deserializer();
-            duration::deserialize(text).map_err(|error| error.to_string())
+            DurationText::deserialize(text).map_err(|error| error.to_string())
         }
     };
     match length? {

@@ -1,19 +1,20 @@
 //! A gateway with one replica in this process, for `assay score --model`: as `assay up` runs them, without a port. Nobody
 //! else waits for it, so steps are filled first, and nothing has to be done by some time.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Error, Result};
 use client::Endpoint;
-use gateway::{ServedModel, ServiceOptions};
-use shard::plan::Allowance;
+use gateway::core::Routing;
+use gateway::{ServedModel, ServiceLimits, ServiceOptions};
 use shard::{Computed, Patience, WorkerOptions};
 
 use crate::args::Score;
 use crate::opened::{Located, check_here};
 use crate::serve::InProcess;
-use crate::settings::{GatewaySettings, LimitSettings, RoutingSettings, ShardSettings, served};
+use crate::settings::{GatewaySettings, ServedSettings, ShardSettings};
 
 /// What to do about a conversation that is too long.
 pub(super) const LONGER: &str =
@@ -53,15 +54,15 @@ impl Plan {
         let located = Located::find(&args.choice())?;
         let max_length = located.max_length(&args.limits, budget)?;
         let worker = worker(args, &located)?;
-        let opened = located.open()?;
-        let served = served(opened, worker.model.clone(), Some(max_length), budget)?;
-        Ok(Self { worker, gateway: gateway(served, budget) })
+        let max_length = NonZeroUsize::new(max_length);
+        let served = ServedSettings { model: args.choice().model, name: None, max_length };
+        Ok(Self { worker, gateway: gateway(served.served(located.open()?, budget)?, budget) })
     }
 
     /// What suits a gateway that serves nobody else.
     pub(super) fn options(&self, options: client::Options) -> client::Options {
         let mut options = client::Options { patience: PATIENCE, largest: LARGEST, ..options };
-        options.items = self.gateway.stream_items;
+        options.items = self.gateway.limits.stream_items.get();
         options.reading.model.clear();
         options
     }
@@ -86,25 +87,25 @@ fn worker(args: &Score, located: &Located) -> Result<WorkerOptions> {
         max_batch_tokens: args.max_batch_tokens,
         ..ShardSettings::default()
     };
-    let allowance = Allowance { least: FAR, ..Patience::default().allowance };
     let options = settings.options_for(located)?;
-    let patience = Patience { allowance, meeting: FAR, quiesce: FAR, ..options.patience };
+    let patience = Patience { step: FAR, meeting: FAR, quiesce: FAR, ..options.patience };
     Ok(WorkerOptions { linger: LINGER, probe: 1, patience, ..options })
 }
 
 /// The gateway before it: it holds what fills the step that is computed and the next, also if conversations are short.
 fn gateway(served: ServedModel, budget: usize) -> ServiceOptions {
-    let limits = LimitSettings {
+    let items = (2 * budget / SHORT).clamp(256, 64 * 1024);
+    let limits = ServiceLimits {
         queue_tokens: u64::MAX / 4,
         queue_conversations: u64::MAX / 4,
         message: usize::MAX,
-        stream_items: (2 * budget / SHORT).clamp(256, 64 * 1024),
+        stream_items: NonZeroUsize::new(items).unwrap_or(NonZeroUsize::MIN),
         // lines come to the replica in their order, and what reads them takes no core from what computes
-        tokenizer_threads: std::num::NonZeroUsize::MIN,
+        tokenizer_threads: NonZeroUsize::MIN,
         prompt_cache: 0,
-        ..LimitSettings::default()
+        ..ServiceLimits::default()
     };
-    let routing = RoutingSettings { stalled_after: FAR, ..RoutingSettings::default() };
+    let routing = Routing { stalled_after: FAR, ..Routing::default() };
     GatewaySettings { limits, routing, ..GatewaySettings::default() }.options_for(vec![served])
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 
-use crate::args::{ComputeArgs, HubArgs, ModelArgs};
-use crate::settings::{RankRange, ports};
+use crate::args::{ComputeArgs, HubArgs};
+use crate::settings::{Flags, GatewaySettings, STEP_TOKENS, ServedSettings, ShardSettings};
 
 /// Start a gateway and replicas of one model, all in this process
 ///
@@ -22,11 +22,10 @@ use crate::settings::{RankRange, ports};
 #[command(verbatim_doc_comment)]
 pub(crate) struct Up {
     #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    pub(crate) served: Option<ServedSettings>,
 
-    /// What clients call the model [default: the last part of --model]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
 
     /// Copies of the model that compute side by side
     #[arg(long, default_value = "1", value_name = "N")]
@@ -39,27 +38,24 @@ pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
 
-    /// Where clients reach the gateway, and browsers its status page
-    #[arg(long, default_value = ports::GATEWAY, value_name = "HOST:PORT")]
-    pub(crate) listen: String,
-
-    /// Where metrics and health are; none for nowhere
-    #[arg(long, default_value = ports::GATEWAY_ADMIN, value_name = "HOST:PORT")]
-    pub(crate) http: String,
-
     /// Threads that compute, over all ranks [default: one for each core]
     #[arg(long, value_name = "N", value_parser = crate::args::threads)]
     pub(crate) threads: Option<NonZeroUsize>,
 
     /// Tokens that one forward pass computes at most; also the default of --max-length
-    #[arg(long, default_value = "8192", value_name = "N")]
+    #[arg(long, default_value_t = STEP_TOKENS, value_name = "N")]
     pub(crate) max_batch_tokens: NonZeroUsize,
 
-    /// The most tokens of a conversation [default: the model's limit, or --max-batch-tokens if that is less]
-    #[arg(long, value_name = "N")]
-    pub(crate) max_length: Option<NonZeroUsize>,
+    /// Where clients reach the gateway, and browsers its status page [default: as of `assay gateway`, or of --config]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
 
-    /// A gateway's settings in a TOML file (limits, tenants, tls, telemetry ...); models and registry in it are not used
+    /// Where metrics and health are, none for nowhere [default: as for --listen]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) http: Option<String>,
+
+    /// A gateway's settings in a TOML file (limits, tenants, tls, telemetry, a model ...). Members are written down in
+    /// memory: [registry] in it is not used; shards are reached in memory: [shards] is refused
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
@@ -76,20 +72,11 @@ pub(crate) struct Gateway {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// The model to serve, in place of those in the file: a folder with its tokenizer, or owner/name on the hub
-    #[arg(long, value_name = "DIR|OWNER/NAME")]
-    pub(crate) model: Option<String>,
-
-    /// What clients call that model [default: the last part of --model]
-    #[arg(long, value_name = "NAME", requires = "model")]
-    pub(crate) name: Option<String>,
-
-    /// The most tokens of a conversation for that model
-    #[arg(long, value_name = "N", requires = "model")]
-    pub(crate) max_length: Option<NonZeroUsize>,
+    #[command(flatten)]
+    pub(crate) served: Option<ServedSettings>,
 
     #[command(flatten)]
-    pub(crate) ports: Ports,
+    pub(crate) settings: Flags<GatewaySettings>,
 
     #[command(flatten)]
     pub(crate) hub: HubArgs,
@@ -118,67 +105,11 @@ pub(crate) struct Shard {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// The model: a folder with a checkpoint, or owner/name on the hub
-    #[arg(long, value_name = "DIR|OWNER/NAME")]
-    pub(crate) model: Option<String>,
-
-    /// What clients call it [default: the last part of --model]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
-
-    /// The name of the replica, among all of the cluster
-    #[arg(long, value_name = "NAME")]
-    pub(crate) replica: Option<String>,
-
-    /// The ranks of this process [default: all of the replica]. Ranks of other processes are met over TCP, on any port and
-    /// without TLS
-    #[arg(long, value_name = "FIRST..LAST+1")]
-    pub(crate) ranks: Option<RankRange>,
-
-    /// The number of ranks of the replica
-    #[arg(long, value_name = "N")]
-    pub(crate) tensor_parallel: Option<NonZeroUsize>,
-
     #[command(flatten)]
-    pub(crate) compute: ComputeArgs,
-
-    /// The address that others are told [default: where it listens]
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) advertise: Option<String>,
-
-    /// Threads that compute, over the ranks of this process [default: one for each core]
-    #[arg(long, value_name = "N", value_parser = crate::args::threads)]
-    pub(crate) threads: Option<NonZeroUsize>,
-
-    /// Tokens that one forward pass computes at most
-    #[arg(long, value_name = "N")]
-    pub(crate) max_batch_tokens: Option<NonZeroUsize>,
-
-    /// The generation of the weights: greater whenever they change
-    #[arg(long, value_name = "N")]
-    pub(crate) generation: Option<u64>,
-
-    #[command(flatten)]
-    pub(crate) ports: Ports,
+    pub(crate) settings: Flags<ShardSettings>,
 
     #[command(flatten)]
     pub(crate) hub: HubArgs,
-}
-
-/// Where a service is reached, and where it finds the others.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Ports {
-    /// Where others reach it; port 0 is any free port
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) listen: Option<String>,
-
-    /// Where metrics and health are; none for nowhere
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) http: Option<String>,
-
-    /// The nodes of etcd
-    #[arg(long, value_name = "URL,URL", value_delimiter = ',')]
-    pub(crate) etcd: Option<Vec<String>>,
 }
 
 /// Check a settings file, or print all settings with their defaults

@@ -7,13 +7,12 @@ use anyhow::{Context as _, Result};
 use gateway::{Gateway, Observer};
 use service::net::Listener;
 use service::server::Server;
-use service::tls::ServerTls;
-use service::{Health, Network, Shutdown, http};
+use service::{Health, Shutdown, http};
 use tonic::service::Routes;
 
 use super::Process;
 use super::args;
-use crate::settings::{GatewaySettings, ServedSettings};
+use crate::settings::{GatewaySettings, Settings as _};
 
 /// Runs the command.
 pub(crate) fn run(args: &args::Gateway, log: Option<&str>) -> Result<ExitCode> {
@@ -21,8 +20,7 @@ pub(crate) fn run(args: &args::Gateway, log: Option<&str>) -> Result<ExitCode> {
     let process = Process::start("assay-gateway", &settings.telemetry)?;
     process.run(async |process| {
         let options = settings.options(&args.hub)?;
-        let public = public_network(settings.tls.as_ref())?;
-        let shards = settings.shards.network().context("shards")?;
+        let (public, shards) = (settings.public()?, settings.inner()?);
         let registry = settings.registry.registry().await?;
         let listener = public.listen(&settings.listen).await;
         let listener = listener.with_context(|| format!("cannot listen at {}", settings.listen))?;
@@ -37,24 +35,11 @@ pub(crate) fn run(args: &args::Gateway, log: Option<&str>) -> Result<ExitCode> {
 
 /// The settings, with what the flags say over what the file says.
 fn settings(args: &args::Gateway, log: Option<&str>) -> Result<GatewaySettings> {
-    let mut settings = match &args.config {
-        Some(file) => service::config::load(file)?,
-        None => GatewaySettings::default(),
-    };
-    if let Some(model) = &args.model {
-        let served = ServedSettings { model: model.clone(), name: args.name.clone(), max_length: args.max_length };
-        settings.models = vec![served];
-    }
-    super::set(&mut settings.listen, args.ports.listen.as_ref());
-    super::set(&mut settings.http, args.ports.http.as_ref());
-    super::set(&mut settings.registry.endpoints, args.ports.etcd.as_ref());
-    super::set(&mut settings.telemetry.log, log.map(str::to_owned).as_ref());
+    let mut settings = args.settings.over(args.config.as_deref())?;
+    super::set(&mut settings.models, args.served.clone().map(|served| vec![served]));
+    super::set(&mut settings.telemetry.log, log.map(str::to_owned));
     settings.check()?;
     Ok(settings)
-}
-
-pub(super) fn public_network(tls: Option<&ServerTls>) -> Result<Network> {
-    Ok(Network::tcp(tls.map(ServerTls::load).transpose().context("tls")?, None))
 }
 
 /// Serves clients until the shutdown, and what was accepted by then.

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use service::axum::Router;
 use service::server::Limits;
-use service::telemetry::{self, Guard};
+use service::telemetry::{self, Guard, Telemetry};
 use service::{Health, Metrics, Network, Shutdown, http};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,6 @@ pub(crate) use self::gateway::run as gateway;
 pub(crate) use self::in_process::InProcess;
 pub(crate) use self::shard::run as shard;
 pub(crate) use self::up::run as up;
-use crate::settings::TelemetrySettings;
 
 /// What every service runs in.
 struct Process {
@@ -37,9 +36,9 @@ struct Process {
 
 impl Process {
     /// Starts the log, the metrics and the watch for signals.
-    fn start(service: &'static str, telemetry: &TelemetrySettings) -> Result<Self> {
+    fn start(service: &'static str, telemetry: &Telemetry) -> Result<Self> {
         let ansi = std::io::stderr().is_terminal();
-        let guard = telemetry::init(&telemetry.resolve(service, ansi))?;
+        let guard = telemetry::init(telemetry, service, ansi)?;
         let metrics = Metrics::install(&buckets())?;
         let shutdown = Shutdown::on_signals().context("cannot watch for signals")?;
         Ok(Self { shutdown, metrics, _telemetry: guard })
@@ -75,8 +74,8 @@ fn buckets() -> Vec<(&'static str, &'static [f64])> {
 }
 
 /// What a flag says goes over what the file says.
-fn set<T: Clone>(setting: &mut T, flag: Option<&T>) {
+fn set<T>(setting: &mut T, flag: Option<T>) {
     if let Some(flag) = flag {
-        setting.clone_from(flag);
+        *setting = flag;
     }
 }

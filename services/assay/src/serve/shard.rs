@@ -1,9 +1,8 @@
 //! `assay shard`: a worker of a replica.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use proto::shard::v1::RankState;
 use service::Health;
 use service::axum::Router;
@@ -12,7 +11,7 @@ use tonic::service::Routes;
 
 use super::Process;
 use super::args;
-use crate::settings::ShardSettings;
+use crate::settings::{Settings as _, ShardSettings};
 
 /// Runs the command.
 pub(crate) fn run(args: &args::Shard, log: Option<&str>) -> Result<ExitCode> {
@@ -42,30 +41,11 @@ pub(crate) fn run(args: &args::Shard, log: Option<&str>) -> Result<ExitCode> {
 
 /// The settings, with what the flags say over what the file says.
 fn settings(args: &args::Shard, log: Option<&str>) -> Result<ShardSettings> {
-    let mut settings = match &args.config {
-        Some(file) => service::config::load(file)?,
-        None => ShardSettings::default(),
-    };
-    super::set(&mut settings.model, args.model.as_ref());
-    super::set(&mut settings.replica, args.replica.as_ref());
-    super::set(&mut settings.tensor_parallel, args.tensor_parallel.as_ref());
-    super::set(&mut settings.device, args.compute.device.as_ref());
-    super::set(&mut settings.max_batch_tokens, args.max_batch_tokens.as_ref());
-    super::set(&mut settings.generation, args.generation.as_ref());
-    super::set(&mut settings.listen, args.ports.listen.as_ref());
-    super::set(&mut settings.http, args.ports.http.as_ref());
-    super::set(&mut settings.registry.endpoints, args.ports.etcd.as_ref());
-    super::set(&mut settings.telemetry.log, log.map(str::to_owned).as_ref());
-    settings.name = args.name.clone().or(settings.name);
-    settings.ranks = args.ranks.clone().or(settings.ranks);
-    settings.advertise = args.advertise.clone().or(settings.advertise);
-    settings.dtype = args.compute.dtype.or(settings.dtype);
-    settings.threads = args.threads.or(settings.threads);
+    let mut settings = args.settings.over(args.config.as_deref())?;
+    super::set(&mut settings.telemetry.log, log.map(str::to_owned));
     settings.check()?;
-    // what is advertised is dialed, and nobody reaches this worker there
-    let told = settings.advertise.as_ref().unwrap_or(&settings.listen);
-    let everywhere = told.parse().is_ok_and(|address: SocketAddr| address.ip().is_unspecified());
-    ensure!(!everywhere, "{told} is no address that others could dial: give --advertise HOST:PORT");
+    let settings = settings.placed(&std::env::vars().collect())?;
+    settings.check()?;
     Ok(settings)
 }
 

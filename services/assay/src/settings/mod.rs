@@ -1,69 +1,89 @@
 //! Settings of the services: one TOML file for each, flags over the file, and what they say resolved once. A key that
 //! nobody knows is an error, and no bad value is replaced by a default.
+//!
+//! A setting is a field, with its explanation and its default: `assay config show` prints both, and clap makes a flag of
+//! it where the field says so. What a library is told is the library's own struct.
 
 mod device;
+mod flags;
 mod gateway;
+mod identity;
 mod shard;
+mod show;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use discovery::{Credentials, EtcdOptions, Identity, Registry, Tls};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use service::Network;
-use service::config::duration;
-use service::telemetry::{Format, Telemetry};
+use service::config::DurationText;
 use service::tls::{ClientTls, ServerTls};
 
 pub(crate) use self::device::{Devices, DtypeName};
-pub(crate) use self::gateway::{GatewaySettings, LimitSettings, RoutingSettings, ServedSettings, default_name, served};
-pub(crate) use self::shard::{RankRange, ShardSettings, cores};
+pub(crate) use self::flags::Flags;
+pub(crate) use self::gateway::{GatewaySettings, ServedSettings, ShardLines};
+pub(crate) use self::shard::{RankRange, STEP_TOKENS, ShardSettings, cores_or};
+pub(crate) use self::show::show;
 
 /// Where services listen by default: above the ports of the system and below those that Linux gives to clients, 32768 on. A
 /// shard has no admin port by default; 7611 is for those who want one.
-pub(crate) mod ports {
-    pub(crate) const GATEWAY: &str = "127.0.0.1:7600";
-    pub(crate) const GATEWAY_ADMIN: &str = "127.0.0.1:7601";
-    pub(crate) const SHARD: &str = "127.0.0.1:7610";
+mod ports {
+    pub(super) const GATEWAY: &str = "127.0.0.1:7600";
+    pub(super) const GATEWAY_ADMIN: &str = "127.0.0.1:7601";
+    pub(super) const SHARD: &str = "127.0.0.1:7610";
 }
 
-/// What a process says of itself.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct TelemetrySettings {
-    /// What the log holds: error, warn, info, debug, or a filter such as info,gateway=debug.
-    pub(crate) log: String,
-    /// How the log is written: brief, text or json.
-    pub(crate) format: Format,
-    /// Where a collector takes traces by OTLP over gRPC; none by default.
-    pub(crate) otlp: Option<String>,
+/// The settings of a service.
+pub(crate) trait Settings: DeserializeOwned + JsonSchema + Serialize {
+    /// The defaults, and a model, without which there is nothing to serve.
+    fn example() -> Self;
+
+    /// Refuses what cannot work, without touching a model or another file.
+    fn check(&self) -> Result<()>;
+
+    /// Refuses files that settings name and that cannot be used.
+    fn check_files(&self) -> Result<()>;
 }
 
 /// Where the members of the cluster are written down.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema, clap::Args)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RegistrySettings {
-    /// The nodes of etcd, as `http://host:port` or `https://host:port`.
+    /// The nodes of etcd, as http://host:port or https://host:port.
+    #[arg(long = "etcd", value_name = "URL,URL", value_delimiter = ',')]
     pub(crate) endpoints: Vec<String>,
     /// The path that all keys lie below.
+    #[arg(skip)]
     pub(crate) namespace: String,
     /// A user of etcd.
+    #[arg(skip)]
     pub(crate) user: Option<String>,
     /// A file with the user's password.
+    #[arg(skip)]
     pub(crate) password_file: Option<PathBuf>,
     /// How long a claim outlives its holder.
-    #[serde(with = "duration")]
+    #[arg(skip)]
+    #[serde(with = "DurationText")]
     pub(crate) lease: Duration,
     /// How long a node may take to answer; at most a third of the lease.
-    #[serde(with = "duration")]
+    #[arg(skip)]
+    #[serde(with = "DurationText")]
     pub(crate) attempt: Duration,
-    /// For `https` endpoints.
+    /// How long a call is tried again before it fails.
+    #[arg(skip)]
+    #[serde(with = "DurationText")]
+    pub(crate) deadline: Duration,
+    /// For https endpoints.
+    #[arg(skip)]
     pub(crate) tls: Option<ClientTls>,
 }
 
 /// TLS of the lines between gateways and shards, and between the workers of a replica.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct InnerTls {
     /// For those who dial a shard.
@@ -72,28 +92,13 @@ pub(crate) struct InnerTls {
     pub(crate) server: Option<ServerTls>,
 }
 
-// === impl TelemetrySettings ===
-
-impl Default for TelemetrySettings {
-    fn default() -> Self {
-        Self { log: "info".to_owned(), format: Format::Text, otlp: None }
-    }
-}
-
-impl TelemetrySettings {
-    pub(crate) fn resolve(&self, service: &'static str, ansi: bool) -> Telemetry {
-        let Self { log, format, otlp } = self.clone();
-        Telemetry { filter: log, format, ansi, otlp, service }
-    }
-}
-
 // === impl RegistrySettings ===
 
 impl Default for RegistrySettings {
     fn default() -> Self {
-        let EtcdOptions { namespace, lease, attempt, .. } = EtcdOptions::new([""]);
         let endpoints = vec!["http://127.0.0.1:2379".to_owned()];
-        Self { endpoints, namespace, user: None, password_file: None, lease, attempt, tls: None }
+        let EtcdOptions { namespace, lease, attempt, deadline, .. } = EtcdOptions::new([""]);
+        Self { endpoints, namespace, user: None, password_file: None, lease, attempt, deadline, tls: None }
     }
 }
 
@@ -106,7 +111,7 @@ impl RegistrySettings {
     pub(crate) fn options(&self) -> Result<EtcdOptions> {
         let mut options = EtcdOptions::new(self.endpoints.clone());
         options.namespace.clone_from(&self.namespace);
-        (options.lease, options.attempt) = (self.lease, self.attempt);
+        (options.lease, options.attempt, options.deadline) = (self.lease, self.attempt, self.deadline);
         options.credentials = match (&self.user, &self.password_file) {
             (Some(user), Some(file)) => {
                 let password = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
@@ -118,6 +123,7 @@ impl RegistrySettings {
             }
         };
         options.tls = self.tls.as_ref().map(etcd_tls).transpose()?;
+        options.check().context("registry")?;
         Ok(options)
     }
 }

@@ -26,8 +26,6 @@ pub struct Settings {
     pub limits: Limits,
     /// How it chooses replicas.
     pub routing: Routing,
-    /// How often a piece is sent before it is given up; at least once.
-    pub attempts: u32,
     /// The tokens of a step, as long as no replica has said what its are.
     pub step_tokens: u64,
 }
@@ -318,7 +316,7 @@ impl Gateway {
                     failed |= self.is_to_blame(from.replica, &failure);
                     let not_finite = failure == Failure::Disagreement(Disagreement::NotFinite);
                     // the same weights make the same bits: a second opinion is enough
-                    let attempts = if not_finite { self.settings.attempts.min(2) } else { self.settings.attempts };
+                    let attempts = self.settings.routing.attempts.min(if not_finite { 2 } else { u32::MAX });
                     if tag.attempt < attempts {
                         self.ledger.failed(tag.piece, conversation, not_finite);
                     } else {
@@ -373,7 +371,7 @@ impl Gateway {
         let rest = piece.size();
         if rest.conversations == 0 {
             self.rate.record(rest.tokens);
-        } else if piece.attempts() < self.settings.attempts {
+        } else if piece.attempts() < self.settings.routing.attempts {
             self.retried += 1;
             self.queue.put_back(id, share, rest.tokens);
             return;

@@ -10,21 +10,31 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use service::config::DurationText;
+
 use crate::core::replica::Announcement;
 use crate::core::{ReplicaId, Time, Version};
 
 /// How replicas are chosen and given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct Routing {
-    /// A replica that has work and neither answers nor grants for so long has stalled.
+    /// How often a conversation is sent before it is given up; at least once.
+    pub attempts: u32,
+    /// A replica that has work and neither answers nor grants for so long is given up; longer than its longest step.
+    #[serde(with = "DurationText")]
     pub stalled_after: Duration,
     /// After so many failures in a row a replica gets nothing for a while.
     pub failures: u32,
     /// How long at first; twice as long each time it goes on failing.
+    #[serde(with = "DurationText")]
     pub pause: Duration,
     /// And never longer than this.
+    #[serde(with = "DurationText")]
     pub longest_pause: Duration,
-    /// Prompts to remember: this many at least, twice as many at most.
+    /// Prompts of which it remembers where they were computed: this many at least, twice as many at most.
     pub prompts: usize,
 }
 

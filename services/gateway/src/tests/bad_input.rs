@@ -9,8 +9,7 @@ use tonic_types::StatusExt;
 
 use super::cluster::*;
 use super::fake::Conduct;
-use crate::core::Limits;
-use crate::{Gateway, ServiceOptions, StartError, TENANT_KEY};
+use crate::{Gateway, ServiceLimits, ServiceOptions, StartError, TENANT_KEY};
 
 /// Sends bytes as they are.
 #[derive(Default)]
@@ -109,7 +108,7 @@ async fn a_call_without_items_or_with_bad_metadata_is_refused() {
 
 #[tokio::test]
 async fn bytes_that_are_no_message_and_messages_that_are_too_large_are_refused() {
-    let options = ServiceOptions { max_message_bytes: 10_000, ..options() };
+    let options = ServiceOptions { limits: ServiceLimits { message: 10_000, ..limits() }, ..options() };
     let (cluster, _fakes) = Cluster::with(options, &["a"]).await;
     for rpc in ["Score", "Tokenize", "ScoreStream"] {
         let path = format!("/assay.v1.RewardService/{rpc}").parse().unwrap();
@@ -145,7 +144,7 @@ async fn what_would_not_fit_into_the_memory_is_refused() {
 #[tokio::test]
 async fn a_full_queue_says_when_to_come_back() {
     let mut options = options();
-    options.settings.limits = Limits { tokens: 100_000, conversations: 4, longest: 0 };
+    options.limits.queue_conversations = 4;
     let (cluster, fakes) = Cluster::with(options, &["a"]).await;
     let (found, why) = code(cluster.score(vec![text("a"); 3]).await);
     assert_eq!(found, Code::ResourceExhausted, "{why}");

@@ -1,5 +1,6 @@
 //! A gateway with fake replicas, and a client of it.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,8 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use super::fake::{DIGEST, Fake, VOCAB};
-use crate::core::{Limits, Routing, Settings};
-use crate::{Gateway, Observer, ServeError, ServedModel, ServiceOptions};
+use crate::core::Routing;
+use crate::{Gateway, Observer, ServeError, ServedModel, ServiceLimits, ServiceOptions};
 
 pub(super) const LONGEST: usize = 512;
 
@@ -49,27 +50,26 @@ pub(super) fn model(name: &str) -> ServedModel {
     ServedModel { name, encoder: encoder(), max_length: LONGEST, vocab: VOCAB, text_digest }
 }
 
-pub(super) fn settings() -> Settings {
-    Settings {
-        limits: Limits { tokens: 100_000, conversations: 1_000, longest: 0 },
-        routing: Routing {
-            stalled_after: Duration::from_secs(20),
-            failures: 100,
-            pause: Duration::from_millis(10),
-            longest_pause: Duration::from_millis(10),
-            prompts: 10,
-        },
-        attempts: 3,
-        step_tokens: 1024,
+pub(super) fn limits() -> ServiceLimits {
+    ServiceLimits {
+        queue_tokens: 100_000,
+        queue_conversations: 1_000,
+        timeout: Duration::from_secs(20),
+        tokenizer_threads: NonZeroUsize::MIN,
+        ..ServiceLimits::default()
     }
 }
 
 pub(super) fn options() -> ServiceOptions {
-    ServiceOptions {
-        default_timeout: Duration::from_secs(20),
-        tokenizer_threads: 1,
-        ..ServiceOptions::new(vec![model("m")], settings())
-    }
+    let routing = Routing {
+        attempts: 3,
+        stalled_after: Duration::from_secs(20),
+        failures: 100,
+        pause: Duration::from_millis(10),
+        longest_pause: Duration::from_millis(10),
+        prompts: 10,
+    };
+    ServiceOptions { limits: limits(), routing, ..ServiceOptions::new(vec![model("m")]) }
 }
 
 // === impl Cluster ===

@@ -11,7 +11,7 @@ use tonic::Code;
 
 use super::cluster::*;
 use super::fake::{Conduct, Fake};
-use crate::ServiceOptions;
+use crate::{ServiceLimits, ServiceOptions};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -54,7 +54,8 @@ async fn what_was_accepted_is_finished() {
 
 #[tokio::test]
 async fn what_is_not_finished_in_time_is_given_up() {
-    let options = ServiceOptions { drain_timeout: Duration::from_millis(100), ..options() };
+    let options =
+        ServiceOptions { limits: ServiceLimits { drain: Duration::from_millis(100), ..limits() }, ..options() };
     let (cluster, fakes) = Cluster::with(options, &["a"]).await;
     let Open { call, mut answers, .. } = open(&cluster, &fakes[0]).await;
     cluster.shutdown.cancel();

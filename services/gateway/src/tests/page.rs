@@ -15,8 +15,7 @@ use tower::{Service as _, ServiceExt};
 
 use super::cluster::*;
 use super::fake::{Conduct, score};
-use crate::core::Limits;
-use crate::{ServiceOptions, TENANT_KEY};
+use crate::{ServiceLimits, ServiceOptions, TENANT_KEY};
 
 struct Answer {
     status: StatusCode,
@@ -148,7 +147,8 @@ async fn scores_are_those_of_the_rpc() {
 
 #[tokio::test]
 async fn what_cannot_be_scored_is_refused_with_a_fitting_status() {
-    let options = ServiceOptions { models: vec![model("m"), model("n")], max_message_bytes: 4096, ..options() };
+    let limits = ServiceLimits { message: 4096, ..limits() };
+    let options = ServiceOptions { models: vec![model("m"), model("n")], limits, ..options() };
     let (cluster, _fakes) = Cluster::with(options, &[]).await;
     let cases = [
         (json!({ "model": "m", "prompt": "p", "responses": [] }), 400, "responses: there are none"),
@@ -182,9 +182,8 @@ async fn what_cannot_be_scored_is_refused_with_a_fitting_status() {
 
 #[tokio::test]
 async fn a_full_queue_says_when_to_come_back() {
-    let limits = Limits { conversations: 2, ..settings().limits };
-    let settings = crate::core::Settings { limits, ..settings() };
-    let (cluster, _fakes) = Cluster::with(ServiceOptions { settings, ..options() }, &[]).await;
+    let limits = ServiceLimits { queue_conversations: 2, ..limits() };
+    let (cluster, _fakes) = Cluster::with(ServiceOptions { limits, ..options() }, &[]).await;
     let score = || {
         let (page, body) = (cluster.page.clone(), json!({ "prompt": "p", "responses": ["a"] }).to_string());
         async move { ask(page, "/api/score", &[JSON, (TENANT_KEY, "lab")], Some(body)).await }
@@ -237,7 +236,8 @@ async fn a_gateway_that_drains_finishes_what_the_page_asked_and_can_be_watched()
 
 #[tokio::test]
 async fn what_the_page_asked_and_is_not_finished_in_time_is_given_up() {
-    let options = ServiceOptions { drain_timeout: Duration::from_millis(50), ..options() };
+    let options =
+        ServiceOptions { limits: ServiceLimits { drain: Duration::from_millis(50), ..limits() }, ..options() };
     let (cluster, fakes) = Cluster::with(options, &["a"]).await;
     fakes[0].set(Conduct::Hold);
     let held = tokio::spawn(ask_over(cluster.channel.clone(), json!({ "prompt": "p", "responses": ["a"] })));

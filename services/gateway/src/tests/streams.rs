@@ -12,8 +12,7 @@ use tonic::{Code, Request, Streaming};
 
 use super::cluster::*;
 use super::fake::{Conduct, score};
-use crate::ServiceOptions;
-use crate::core::Limits;
+use crate::{ServiceLimits, ServiceOptions};
 
 type Asks = mpsc::UnboundedSender<v1::ScoreStreamRequest>;
 
@@ -89,7 +88,8 @@ async fn options_hold_until_there_are_others_and_a_bad_item_fails_alone() {
 
 #[tokio::test]
 async fn no_more_is_read_than_may_be_open() {
-    let options = ServiceOptions { stream_items: 3, ..options() };
+    let options =
+        ServiceOptions { limits: ServiceLimits { stream_items: 3.try_into().unwrap(), ..limits() }, ..options() };
     let (cluster, fakes) = Cluster::with(options, &["a"]).await;
     fakes[0].set(Conduct::Hold);
     let (asks, answers) = open(&cluster).await;
@@ -106,7 +106,7 @@ async fn no_more_is_read_than_may_be_open() {
 #[tokio::test]
 async fn a_stream_waits_while_the_queue_is_full() {
     let mut options = options();
-    options.settings.limits = Limits { tokens: 100_000, conversations: 4, longest: 0 };
+    options.limits.queue_conversations = 4;
     let (cluster, _fakes) = Cluster::with(options, &["a"]).await;
     let (asks, answers) = open(&cluster).await;
     (0..30).for_each(|id| asks.send(ask(id, ids(&[1, 2]))).unwrap());

@@ -146,7 +146,7 @@ impl<'a, 'b> Epoch<'a, 'b> {
         let stamp = Stamp { step: 0, ..self.first_stamp() };
         let start = Instant::now();
         self.compute(&Work { stamp, batch: Arc::new(batch), trace: None })?;
-        let allowance = self.context.options.patience.allowance;
+        let allowance = self.context.options.patience.allowance();
         let most = allowance.least.as_secs_f64() + allowance.factor * tokens as f64 / allowance.slowest;
         let most = Duration::try_from_secs_f64(most).unwrap_or(Duration::MAX);
         let mut ranks: BTreeMap<usize, Partials> = BTreeMap::new();
@@ -222,7 +222,7 @@ impl<'a, 'b> Serving<'a, 'b> {
             stamp: epoch.first_stamp(),
             ranks: options.ranks.world_size,
             vocab: options.ranks.config.vocab,
-            allowance: options.patience.allowance,
+            allowance: options.patience.allowance(),
         };
         let (sender, events) = mpsc::channel(INBOX);
         let lines = Lines::new(epoch.started);

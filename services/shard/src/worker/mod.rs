@@ -26,8 +26,11 @@ use collective::Ticket;
 use discovery::{Incarnation, Key, Registry};
 use model::Device;
 use proto::shard::v1::{RankRecord, RankState};
+use schemars::JsonSchema;
 use score::{Checksum, Partials, Stamp, Versions};
+use serde::{Deserialize, Serialize};
 use service::Network;
+use service::config::{DurationText, Unusable, ensure};
 use service::net::Listener;
 use service::server::Limits;
 use service::trace::{self, STAGE};
@@ -76,21 +79,29 @@ pub struct WorkerOptions {
 }
 
 /// How long a worker waits for what.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct Patience {
-    /// Leader and workers let each other hear something so often.
+    /// Workers of a replica let each other hear something so often.
+    #[serde(with = "DurationText")]
     pub heartbeat: Duration,
     /// Who is silent for so long is gone.
+    #[serde(with = "DurationText")]
     pub silence: Duration,
     /// How long the ranks of an epoch have to find each other.
+    #[serde(with = "DurationText")]
     pub forming: Duration,
     /// How long ranks wait for one of them in the middle of a step, if nothing else says that it is gone.
+    #[serde(with = "DurationText")]
     pub meeting: Duration,
-    /// How long a step may take.
-    pub allowance: Allowance,
-    /// How long what was accepted may take when the worker is to leave.
+    /// A step may take this, and ten times what its tokens take at the measured rate.
+    #[serde(with = "DurationText")]
+    pub step: Duration,
+    /// How long accepted work may go on after the worker was told to end.
+    #[serde(with = "DurationText")]
     pub drain: Duration,
     /// How long ranks may take to come back from a step of an epoch that is over.
+    #[serde(with = "DurationText")]
     pub quiesce: Duration,
 }
 
@@ -164,10 +175,30 @@ impl Default for Patience {
             silence: Duration::from_secs(2),
             forming: Duration::from_secs(5),
             meeting: Duration::from_secs(60),
-            allowance: Allowance { least: Duration::from_secs(10), factor: 10.0, slowest: 1.0 },
+            step: Duration::from_secs(10),
             drain: Duration::from_secs(60),
             quiesce: Duration::from_secs(60),
         }
+    }
+}
+
+impl Patience {
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    /// [`Unusable`], with the setting.
+    pub fn check(&self) -> Result<(), Unusable> {
+        let Self { heartbeat, silence, forming, meeting, quiesce, .. } = *self;
+        ensure(!heartbeat.is_zero(), "patience.heartbeat", "more than 0s")?;
+        ensure(silence > heartbeat, "patience.silence", "more than patience.heartbeat, or everybody is gone at once")?;
+        ensure(!forming.is_zero(), "patience.forming", "more than 0s")?;
+        ensure(!meeting.is_zero(), "patience.meeting", "more than 0s")?;
+        ensure(!quiesce.is_zero(), "patience.quiesce", "more than 0s")
+    }
+
+    /// How long a step may take.
+    fn allowance(&self) -> Allowance {
+        Allowance { least: self.step, factor: 10.0, slowest: 1.0 }
     }
 }
 

@@ -33,13 +33,13 @@ fn gateway(replicas: u64) -> Gateway {
     let settings = Settings {
         limits: Limits { tokens: 10_000, conversations: 1_000, longest: STEP },
         routing: Routing {
+            attempts: 3,
             stalled_after: Duration::from_secs(1),
             failures: 2,
             pause: Duration::from_secs(5),
             longest_pause: Duration::from_secs(5),
             prompts: 10,
         },
-        attempts: 3,
         step_tokens: STEP,
     };
     let (name, model, vocab) = ("g".into(), "m".into(), 1000);

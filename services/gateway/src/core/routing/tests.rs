@@ -10,6 +10,7 @@ const STEP: u64 = 1000;
 
 fn routing() -> Routing {
     Routing {
+        attempts: 3,
         stalled_after: Duration::from_secs(10),
         failures: 2,
         pause: Duration::from_secs(1),

@@ -5,7 +5,7 @@ use super::*;
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn caller(pairs: &[(&'static str, &str)], timeout: Option<Duration>) -> Result<Caller, Problem> {
-    let tenants = Tenants { weights: [("lab".to_owned(), NonZeroU32::new(2).unwrap())].into() };
+    let tenants = Tenants([("lab".to_owned(), NonZeroU32::new(2).unwrap())].into());
     let headers = pairs.iter().map(|(key, value)| (key.parse().unwrap(), value.parse().unwrap())).collect();
     Caller::new(&headers, timeout, &tenants, MINUTE)
 }

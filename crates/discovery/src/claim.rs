@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
+use backon::{BackoffBuilder as _, ExponentialBackoff};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::time::sleep;
 
 use crate::member::{decode, encode};
-use crate::store::{Backoff, Commit, Entry, Failure, Lease, Outcome, Retry, Store, Write};
+use crate::store::{Commit, Entry, Failure, Lease, Outcome, Retry, Store, WAITS, Write, next};
 use crate::{Error, Incarnation, Key};
 
 /// The most keys in a claim; etcd takes 128 operations in a transaction.
@@ -225,7 +226,8 @@ impl Held {
 async fn hold(store: Arc<dyn Store>, lease: Lease, lost: Arc<watch::Sender<bool>>, mut end: oneshot::Receiver<()>) {
     let pause = lease.ttl / 3;
     let mut wait = pause;
-    let mut backoff = Backoff::new();
+    // those since it failed first
+    let mut waits: Option<ExponentialBackoff> = None;
     loop {
         let kept = async {
             sleep(wait).await;
@@ -242,10 +244,9 @@ async fn hold(store: Arc<dyn Store>, lease: Lease, lost: Arc<watch::Sender<bool>
         };
         match kept {
             Ok(()) => {
-                if !backoff.is_fresh() {
+                if waits.take().is_some() {
                     tracing::info!("the registry keeps the lease again");
                 }
-                backoff.reset();
                 wait = pause;
             }
             Err(Failure::LeaseEnded) => {
@@ -254,10 +255,10 @@ async fn hold(store: Arc<dyn Store>, lease: Lease, lost: Arc<watch::Sender<bool>
                 return;
             }
             Err(failure) => {
-                if backoff.is_fresh() {
+                if waits.is_none() {
                     tracing::warn!(%failure, "the registry does not keep the lease, trying on");
                 }
-                wait = backoff.next();
+                wait = next(waits.get_or_insert_with(|| WAITS.build()));
             }
         }
     }

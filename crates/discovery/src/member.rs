@@ -53,7 +53,7 @@ impl Incarnation {
         self.0
     }
 
-    /// An incarnation that nobody else has.
+    /// An incarnation that nobody else has: of the system's randomness, for `fastrand` begins with the time alone.
     pub fn random() -> Self {
         let half = || u128::from(RandomState::new().build_hasher().finish());
         Self(half() << 64 | half())

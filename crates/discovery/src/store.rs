@@ -8,6 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -101,15 +102,18 @@ pub(crate) enum Failure {
     LeaseEnded,
 }
 
-/// Waits between attempts: doubling, up to a second.
-pub(crate) struct Backoff {
-    next: Duration,
-}
+/// Waits between attempts: doubling, up to a second with the jitter, so that not all come back at once.
+pub(crate) const WAITS: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(50))
+    .with_max_delay(LONGEST)
+    .without_max_times()
+    .with_jitter();
+const LONGEST: Duration = Duration::from_millis(500);
 
 /// The time that an operation has, over all its attempts.
 pub(crate) struct Retry {
     until: Instant,
-    backoff: Backoff,
+    waits: ExponentialBackoff,
 }
 
 // === impl Failure ===
@@ -133,46 +137,25 @@ impl std::fmt::Display for Failure {
     }
 }
 
-// === impl Backoff ===
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(50);
-    const LAST: Duration = Duration::from_secs(1);
-
-    pub(crate) fn new() -> Self {
-        Self { next: Self::FIRST }
-    }
-
-    pub(crate) fn reset(&mut self) {
-        self.next = Self::FIRST;
-    }
-
-    /// Whether there was no attempt since the start, or since the last success.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.next == Self::FIRST
-    }
-
-    pub(crate) fn next(&mut self) -> Duration {
-        let now = self.next;
-        self.next = (now * 2).min(Self::LAST);
-        now
-    }
-}
-
 // === impl Retry ===
 
 impl Retry {
     pub(crate) fn new(store: &dyn Store) -> Self {
-        Self { until: Instant::now() + store.deadline(), backoff: Backoff::new() }
+        Self { until: Instant::now() + store.deadline(), waits: WAITS.build() }
     }
 
     /// Waits until the next attempt is due; the failure comes back if there is to be none.
     pub(crate) async fn after(&mut self, failure: Failure) -> Result<(), Error> {
-        let wait = self.backoff.next();
+        let wait = next(&mut self.waits);
         if !matches!(failure, Failure::Unavailable(_)) || Instant::now() + wait >= self.until {
             return Err(failure.into());
         }
         sleep(wait).await;
         Ok(())
     }
+}
+
+/// The next of [`WAITS`], which have no end.
+pub(crate) fn next(waits: &mut ExponentialBackoff) -> Duration {
+    waits.next().unwrap_or(LONGEST)
 }

@@ -1,14 +1,14 @@
 //! How long to wait before a peer is tried again.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 
 /// Waits that double, each shortened by up to a half, so that not all come back at once.
 pub struct Backoff {
-    first: Duration,
+    builder: ExponentialBuilder,
+    waits: ExponentialBackoff,
     longest: Duration,
-    next: Duration,
 }
 
 // === impl Backoff ===
@@ -16,19 +16,19 @@ pub struct Backoff {
 impl Backoff {
     /// From the first wait to the longest.
     pub fn new(first: Duration, longest: Duration) -> Self {
-        Self { first, longest, next: first }
+        // the jitter adds up to the wait itself
+        let builder = ExponentialBuilder::new().with_min_delay(first / 2).with_max_delay(longest / 2);
+        let builder = builder.without_max_times().with_jitter();
+        Self { builder, waits: builder.build(), longest }
     }
 
     /// The next wait is the first again.
     pub fn reset(&mut self) {
-        self.next = self.first;
+        self.waits = self.builder.build();
     }
 
     /// How long to wait now.
     pub fn wait(&mut self) -> Duration {
-        let wait = self.next;
-        self.next = (wait * 2).min(self.longest);
-        let random = RandomState::new().build_hasher().finish() as u32;
-        wait.mul_f64(1.0 - f64::from(random) / f64::from(u32::MAX) / 2.0)
+        self.waits.next().unwrap_or(self.longest)
     }
 }

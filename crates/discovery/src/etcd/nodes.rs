@@ -6,9 +6,7 @@
 //! etcd hashes passwords one after another, some tenths of a second each on a busy machine: a process logs in once for all
 //! that it asks, and more patiently each time that it took too long. A cluster that starts at once would else never get in.
 
-use std::collections::hash_map::RandomState;
 use std::error::Error as _;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -56,7 +54,7 @@ impl Nodes {
         })?;
         let count = options.endpoints.len();
         // Clients begin at different nodes.
-        let current = RandomState::new().build_hasher().finish() as usize % count;
+        let current = fastrand::usize(..count);
         let EtcdOptions { attempt, deadline, .. } = *options;
         let state = Mutex::new(State { current, clients: vec![None; count], patience: attempt });
         let (endpoints, connect, connecting) = (options.endpoints.clone(), options.connect(), sync::Mutex::new(()));

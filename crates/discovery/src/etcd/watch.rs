@@ -7,12 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBackoff};
 use etcd_client::{EventType, WatchOptions, WatchResponse, WatchResponseStream, WatchStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Cluster, revision_of};
-use crate::store::{Backoff, Failure};
+use crate::store::{Failure, WAITS, next};
 use crate::{Event, Prefix};
 
 /// The largest message of a watch: etcd packs up to a thousand transactions that a watch has missed into one.
@@ -34,13 +35,14 @@ struct Follower {
     events: mpsc::Sender<Event>,
     /// The first revision that has not been seen.
     next: u64,
-    backoff: Backoff,
+    /// The waits since something failed first.
+    waits: Option<ExponentialBackoff>,
 }
 
 /// Watches until nobody receives the events.
 pub(super) async fn run(cluster: Arc<Cluster>, prefix: Prefix, events: mpsc::Sender<Event>) {
     let closed = events.clone();
-    let mut follower = Follower { cluster, prefix, events, next: 0, backoff: Backoff::new() };
+    let mut follower = Follower { cluster, prefix, events, next: 0, waits: None };
     tokio::select! {
         () = follower.run() => {}
         () = closed.closed() => {}
@@ -67,10 +69,10 @@ impl Follower {
 
     /// Waits a little longer each time; the first failure in a row is told.
     async fn pause(&mut self, failure: &Failure, what: &'static str) {
-        if self.backoff.is_fresh() {
+        if self.waits.is_none() {
             tracing::warn!(prefix = %self.prefix, %failure, "{what}");
         }
-        sleep(self.backoff.next()).await;
+        sleep(next(self.waits.get_or_insert_with(|| WAITS.build()))).await;
     }
 
     /// Sends the members as they are; an error if nobody receives them.
@@ -82,7 +84,7 @@ impl Follower {
             }
         };
         self.next = listing.revision + 1;
-        self.backoff.reset();
+        self.waits = None;
         self.send(Event::Reset(listing.members)).await
     }
 
@@ -147,7 +149,7 @@ impl Follower {
             if revision_of(response.header()) + 1 < self.next {
                 self.catch_up().await?;
             }
-            self.backoff.reset();
+            self.waits = None;
         }
         for event in response.events() {
             let Some(kv) = event.kv() else { continue };

@@ -21,6 +21,8 @@ pub(crate) const MODEL: &str = "gemma2-v4";
 pub(crate) const STEP: &str = "2048";
 /// How long a cluster may take to be whole.
 const START: Duration = Duration::from_secs(60);
+/// How long a claim outlives its holder.
+pub(crate) const LEASE: Duration = Duration::from_secs(4);
 
 /// A process that can be started again as it was.
 pub(crate) struct Process {
@@ -138,8 +140,10 @@ impl Cluster {
         let etcd = EtcdCluster::start(etcd).await;
         let folder = tempfile::tempdir().unwrap();
         let endpoints: Vec<String> = etcd.endpoints().iter().map(|endpoint| format!("{endpoint:?}")).collect();
-        let registry =
-            format!("[registry]\nendpoints = [{}]\nlease = \"4s\"\nattempt = \"1s\"\n{settings}", endpoints.join(", "));
+        let registry = format!(
+            "[registry]\nendpoints = [{}]\nlease = \"{LEASE:?}\"\nattempt = \"1s\"\n{settings}",
+            endpoints.join(", ")
+        );
         let model = golden(MODEL).display().to_string();
         let config = folder.path().join("shard.toml");
         let patience = "[patience]\nstep = \"3s\"\nforming = \"3s\"\n";
@@ -177,14 +181,19 @@ impl Cluster {
         format!("http://127.0.0.1:{}", self.ports[gateway])
     }
 
-    fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
+    /// Gateways, then workers.
+    pub(crate) fn processes(&mut self) -> impl Iterator<Item = &mut Process> {
         self.gateways.iter_mut().chain(self.replicas.iter_mut().flatten())
     }
 
     /// Waits until every gateway can use every replica, and says how long that took.
     pub(crate) async fn whole(&mut self, patience: Duration) -> Duration {
+        self.usable(self.replicas.len() as u32, patience).await
+    }
+
+    /// Waits until every gateway can use so many replicas, and says how long that took.
+    pub(crate) async fn usable(&mut self, replicas: u32, patience: Duration) -> Duration {
         let start = Instant::now();
-        let replicas = self.replicas.len() as u32;
         let mut seen = Vec::new();
         while start.elapsed() < patience {
             seen.clear();
@@ -200,7 +209,7 @@ impl Cluster {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("not whole after {patience:?}: replicas that gateways can use: {seen:?} of {replicas}");
+        panic!("after {patience:?} the replicas that gateways can use are {seen:?}, expected {replicas} for each");
     }
 }
 

@@ -6,8 +6,9 @@ use anyhow::{Context, Result, anyhow};
 use collective::{Collective, Seat, Solo, threads};
 use model::trial::Trial;
 use model::{Compute, Device, Dtype};
-use score::{Disagreement, Partials, add_up_here};
+use score::{Disagreement, Partials};
 use serde_json::json;
+use tests::add_up;
 
 use crate::args::Args;
 use crate::checkpoint::{Checkpoint, Row, golden};
@@ -87,7 +88,7 @@ fn partials(trial: &Trial, rows: &[Row]) -> Result<Partials> {
 
 /// The sums over the ranks, which must agree; NaN where the sum is not finite.
 fn scores(of_ranks: &[Partials]) -> Result<Vec<f64>> {
-    let score = |i: usize| match add_up_here(of_ranks, i) {
+    let score = |i: usize| match add_up(of_ranks, i) {
         Ok(outputs) => Ok(f64::from(outputs.score)),
         Err(Disagreement::NotFinite) => Ok(f64::NAN),
         Err(disagreement) => Err(disagreement).with_context(|| format!("sequence {i}")),

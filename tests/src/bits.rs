@@ -9,11 +9,10 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
-use shard::Replica;
 use tests::{GOLDEN, golden};
 
 use crate::assay::{expected, ids, jsonl, score};
-use crate::replica;
+use crate::replica::{self, Replica};
 
 type Sequence = Arc<[u32]>;
 
@@ -97,13 +96,13 @@ impl Replicas {
     /// The bits of a conversation alone, on one thread a rank.
     fn alone(&mut self, sequence: &Sequence) -> u32 {
         let Self { threads, alone } = self;
-        let score = || replica::scores(&mut threads[0], std::slice::from_ref(sequence))[0].to_bits();
+        let score = || replica::scores(&threads[0], std::slice::from_ref(sequence))[0].to_bits();
         *alone.entry(Arc::clone(sequence)).or_insert_with(score)
     }
 }
 
 /// The bits of all sequences, in steps of a budget, of which the ranks have two at a time.
-fn in_steps(replica: &mut Replica, sequences: &[Sequence], budget: usize) -> Vec<u32> {
+fn in_steps(replica: &Replica, sequences: &[Sequence], budget: usize) -> Vec<u32> {
     let mut steps = vec![Packer::default()];
     for sequence in sequences {
         if !steps.last().unwrap().fits(sequence, budget) {
@@ -113,7 +112,7 @@ fn in_steps(replica: &mut Replica, sequences: &[Sequence], budget: usize) -> Vec
     }
     let (mut scores, mut flying) = (Vec::new(), None);
     for step in steps.into_iter().filter(|step| !step.is_empty()) {
-        let next = replica.submit(step.pack()).unwrap();
+        let next = replica.submit(step.pack());
         scores.extend(flying.replace(next).into_iter().flat_map(|step| replica.collect(step).unwrap()));
     }
     scores.extend(flying.into_iter().flat_map(|step| replica.collect(step).unwrap()));
@@ -132,7 +131,7 @@ fn shuffled(sequences: &[Sequence], orders: &[Index]) -> Vec<Sequence> {
 fn check(case: &Case, replicas: &mut Replicas) -> Result<(), TestCaseError> {
     let mut sequences = case.sequences.clone();
     for (threads, budget) in case.budgets.iter().enumerate() {
-        let bits = in_steps(&mut replicas.threads[threads], &sequences, *budget);
+        let bits = in_steps(&replicas.threads[threads], &sequences, *budget);
         for (sequence, bits) in sequences.iter().zip(bits) {
             let alone = replicas.alone(sequence);
             prop_assert!(
@@ -148,7 +147,7 @@ fn check(case: &Case, replicas: &mut Replicas) -> Result<(), TestCaseError> {
     }
     // once more, on another number of threads than the first time
     for sequence in &sequences {
-        let again = in_steps(&mut replicas.threads[1], std::slice::from_ref(sequence), 1);
+        let again = in_steps(&replicas.threads[1], std::slice::from_ref(sequence), 1);
         prop_assert_eq!(again, [replicas.alone(sequence)]);
     }
     Ok(())

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use collective::{Collective, threads};
 use model::{Compute, Config, Device, Dtype, Model, PackedBatch};
 use safetensors::SafeTensors;
-use score::{Checksum, Disagreement, Partials, add_up_here};
-use tests::{GOLDEN, golden};
+use score::{Checksum, Disagreement, Partials};
+use tests::{GOLDEN, add_up, golden};
 
 use crate::replica;
 
@@ -63,7 +63,7 @@ fn compute(ranks: &[Model], batches: [&PackedBatch; 2], checksum: Checksum) -> V
 
 /// Which conversations have a score; the others are to say why not.
 fn scored(partials: &[Partials]) -> Vec<bool> {
-    let one = |place| match add_up_here(partials, place) {
+    let one = |place| match add_up(partials, place) {
         Ok(_) => true,
         Err(disagreement) => {
             assert_eq!(disagreement, Disagreement::Checksum { rank: 1 });

@@ -128,15 +128,15 @@ fn a_gateway_that_scores_chooses_its_devices_itself() {
 #[test]
 fn steps_in_flight_are_answered_each_with_its_own_scores() {
     for ranks in [1, 2] {
-        let mut replica = replica::load("llama-sharded", ranks, ranks);
+        let replica = replica::load("llama-sharded", ranks, ranks);
         let sequences: Vec<Arc<[u32]>> = expected("llama-sharded").iter().map(|row| ids(row).into()).collect();
         let mut alone = Vec::new();
         for sequence in &sequences {
-            alone.extend(replica::scores(&mut replica, std::slice::from_ref(sequence)));
+            alone.extend(replica::scores(&replica, std::slice::from_ref(sequence)));
         }
         let mut steps = Vec::new();
         for sequence in &sequences {
-            steps.push(replica.submit(replica::step(std::slice::from_ref(sequence))).unwrap());
+            steps.push(replica.submit(replica::step(std::slice::from_ref(sequence))));
         }
         // whichever is asked for first
         steps.reverse();
@@ -150,7 +150,7 @@ fn steps_in_flight_are_answered_each_with_its_own_scores() {
 #[test]
 fn a_step_that_is_larger_than_planned_is_refused() {
     let few = vec![Compute { step_tokens: 100, ..Compute::default() }];
-    let mut replica = replica::load_with("qwen3", 1, few);
+    let replica = replica::load_with("qwen3", 1, few);
     let sequence: Arc<[u32]> = vec![5; 101].into();
     let refused = replica.run(replica::step(&[sequence])).unwrap_err().to_string();
     assert_eq!(refused, "a step of 101 tokens is more than the 100 planned for");

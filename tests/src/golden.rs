@@ -36,10 +36,10 @@ fn scores(name: &str, compute: Compute, ranks: usize) -> Vec<f32> {
         Device::HostKernels | Device::Cuda(_) => (PLAYED, ranks == 1),
     };
     let sequences: Vec<Arc<[u32]>> = expected(name).iter().take(count).map(|row| ids(row).into()).collect();
-    let mut replica = replica::load_with(name, ranks, vec![compute; ranks]);
-    let packed = replica::scores(&mut replica, &sequences);
+    let replica = replica::load_with(name, ranks, vec![compute; ranks]);
+    let packed = replica::scores(&replica, &sequences);
     for (number, (sequence, score)) in sequences.iter().zip(&packed).enumerate().filter(|_| alone) {
-        let alone = replica::scores(&mut replica, std::slice::from_ref(sequence));
+        let alone = replica::scores(&replica, std::slice::from_ref(sequence));
         assert_eq!(alone[0].to_bits(), score.to_bits(), "{name}, {ranks} ranks: conversation {number} alone");
     }
     packed

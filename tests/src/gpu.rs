@@ -15,13 +15,14 @@ use discovery::Registry;
 use model::{Compute, Config, Device, Dtype, Model, PackedBatch};
 use proto::shard::v1 as wire;
 use score::Partials;
-use shard::{Replica, WorkerOptions};
+use shard::WorkerOptions;
 use tests::{GOLDEN, golden};
 
 use self::fake::{Machine, fault};
 use crate::assay::{self, expected, ids};
 use crate::golden::TOLERANCE;
-use crate::{replica, worker};
+use crate::replica::{self, Replica};
+use crate::worker;
 
 /// Tokens of the largest step.
 const STEP: usize = 5000;
@@ -61,10 +62,10 @@ fn refusal(name: &str, collective: Arc<dyn Collective>) -> String {
 }
 
 /// Scores in steps of three sequences, two steps at a time.
-fn scores(replica: &mut Replica, sequences: &[Arc<[u32]>]) -> Vec<f32> {
+fn scores(replica: &Replica, sequences: &[Arc<[u32]>]) -> Vec<f32> {
     let (mut scores, mut flying) = (Vec::new(), None);
     for step in sequences.chunks(3) {
-        let next = replica.submit(replica::step(step)).unwrap();
+        let next = replica.submit(replica::step(step));
         scores.extend(flying.replace(next).into_iter().flat_map(|step| replica.collect(step).unwrap()));
     }
     scores.extend(flying.into_iter().flat_map(|step| replica.collect(step).unwrap()));
@@ -125,9 +126,9 @@ fn the_bits_are_those_of_the_host(dtype: Dtype, check: impl Fn(&str, &[f32])) {
         let sequences = sequences(name, 5);
         for ranks in [1, 2, 4] {
             let gpus = (0..ranks).map(|rank| compute(Device::Cuda(rank), dtype)).collect();
-            let found = scores(&mut replica::load_with(name, ranks, gpus), &sequences);
+            let found = scores(&replica::load_with(name, ranks, gpus), &sequences);
             let host = vec![compute(Device::HostKernels, dtype); ranks];
-            let wanted = replica::scores(&mut replica::load_with(name, ranks, host), &sequences);
+            let wanted = replica::scores(&replica::load_with(name, ranks, host), &sequences);
             let bits = |scores: &[f32]| scores.iter().map(|score| score.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&found), bits(&wanted), "{name}, {ranks} ranks: {found:?}, not {wanted:?}");
             check(name, &found);
@@ -162,7 +163,7 @@ fn workers_on_gpus_meet_by_the_id_in_the_leaders_welcome_and_by_no_port_of_ours(
             leader.abort();
             let found = worker::score_of_two(worker_on_gpu(0), worker_on_gpu(1)).await;
             let host = vec![compute(Device::HostKernels, Dtype::F32); 2];
-            let wanted = replica::scores(&mut replica::load_with("gemma2-v4", 2, host), &worker::sequences());
+            let wanted = replica::scores(&replica::load_with("gemma2-v4", 2, host), &worker::sequences());
             assert_eq!(found, wanted);
         });
     });

@@ -128,11 +128,11 @@ fn a_printed_score_is_the_score_to_the_last_bit() {
     for name in GOLDEN {
         let rows = expected(name);
         let scored = score(&golden(name), &[], messages(&rows));
-        let mut replica = replica::load(name, 1, 2);
+        let replica = replica::load(name, 1, 2);
         for (row, line) in rows.iter().zip(scored.call.stdout.lines()) {
             let (_, printed) = line.split_once("\"scores\":[").unwrap();
             let printed: f32 = printed.split(']').next().unwrap().parse().unwrap();
-            let computed = replica::scores(&mut replica, &[ids(row).into()])[0];
+            let computed = replica::scores(&replica, &[ids(row).into()])[0];
             assert_eq!(printed.to_bits(), computed.to_bits(), "{name}: {printed} {computed}");
         }
     }

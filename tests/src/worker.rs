@@ -183,7 +183,7 @@ async fn ranks_in_one_process_and_in_several_compute_the_same_bits() {
     for (world_size, splits) in
         [(1, vec![vec![0..1]]), (2, vec![vec![0..2], vec![0..1, 1..2]]), (4, vec![vec![0..2, 2..4]])]
     {
-        let expected = replica::scores(&mut replica::load(MODEL, world_size, world_size), &sequences());
+        let expected = replica::scores(&replica::load(MODEL, world_size, world_size), &sequences());
         for split in splits {
             let registry = Registry::memory();
             let mut running = Vec::new();
@@ -283,7 +283,7 @@ pub(crate) async fn claim_and_join(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_of_two_versions_compute_the_same_bits() {
-    let expected = replica::scores(&mut replica::load(MODEL, 2, 2), &sequences());
+    let expected = replica::scores(&replica::load(MODEL, 2, 2), &sequences());
     for versions in [[Versions::CURRENT, OLD], [OLD, Versions::CURRENT], [OLD, OLD]] {
         let [leader, follower] = versions;
         let leader = WorkerOptions { protocol: leader, ..options(0..1, 2) };

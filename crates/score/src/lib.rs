@@ -23,5 +23,5 @@ pub use self::checksum::Checksum;
 pub use self::names::{Piece, PieceId, Stamp, Tag, Tail};
 pub use self::partials::{Misshapen, Partial, Partials};
 pub use self::prefix::{SHORTEST_SHARE, common_prefix, shared_prefix};
-pub use self::promise::{Disagreement, Expected, Outputs, RankStep, add_up, add_up_here};
+pub use self::promise::{Disagreement, Expected, Outputs, RankStep, add_up};
 pub use self::protocol::{NoCommonVersion, Versions};

@@ -9,7 +9,7 @@
 //! A checksum that differs is about the conversations that have it: what is wrong with a token or its embedded row on one
 //! rank fails those that saw it (see [`Checksum::Path`](crate::Checksum::Path)), and not the step.
 
-use crate::{Partial, Partials, Stamp};
+use crate::{Partial, Stamp};
 
 /// The step that a rank says it computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,20 +132,6 @@ pub fn add_up<'a>(
         0 => Err(Disagreement::NotFinite),
         more => Err(Disagreement::TooMany { found: expected.ranks + more, ranks: expected.ranks }),
     }
-}
-
-/// As [`add_up`], for ranks of one process that were given one step together: `ranks` holds what each contributes to
-/// the conversations of the step.
-///
-/// # Errors
-/// Those of [`add_up`].
-pub fn add_up_here(ranks: &[Partials], conversation: usize) -> Result<Outputs, Disagreement> {
-    let stamp = Stamp { generation: 0, epoch: 0, step: 0 };
-    let outputs = ranks.first().map_or(1, Partials::outputs);
-    let expected = Expected { ranks: ranks.len(), outputs, generation: 0, epoch: 0 };
-    let steps = (0..).map(|rank| RankStep { rank, stamp });
-    let contributions = steps.zip(ranks).filter_map(|(step, partials)| Some((step, partials.get(conversation)?)));
-    add_up(expected, contributions).map(|(outputs, _)| outputs)
 }
 
 // === impl Outputs ===

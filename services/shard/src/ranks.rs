@@ -44,7 +44,7 @@ pub struct Ranks {
 }
 
 /// Called by each rank with what it contributes to a step.
-pub(crate) type Done = Arc<dyn Fn(usize, Result<Partials, model::Error>) + Send + Sync>;
+pub type Done = Arc<dyn Fn(usize, Result<Partials, model::Error>) + Send + Sync>;
 
 struct Job {
     batch: Arc<PackedBatch>,
@@ -115,22 +115,23 @@ impl Ranks {
     }
 
     /// Seats the ranks in a collective, in rank order.
-    pub(crate) fn take_seats(&self, collectives: impl IntoIterator<Item = Arc<dyn Collective>>) {
+    pub fn take_seats(&self, collectives: impl IntoIterator<Item = Arc<dyn Collective>>) {
         for (rank, collective) in self.ranks.iter().zip(collectives) {
             rank.seat.take(collective);
         }
     }
 
     /// Leaves the collective: ranks that wait for others in it fail.
-    pub(crate) fn leave_seats(&self) {
+    pub fn leave_seats(&self) {
         self.ranks.iter().for_each(|rank| rank.seat.leave());
     }
 
-    /// Gives a step to all ranks, behind those that they have, with checksums that cover what is said. `done` is called once for each, on a thread of its own.
+    /// Gives a step to all ranks, behind those that they have, with checksums that cover what is said. `done` is called
+    /// once for each, on a thread of its own.
     ///
     /// # Errors
     /// [`Error::RankStopped`] if a rank will never answer.
-    pub(crate) fn compute(&self, batch: &Arc<PackedBatch>, checksum: Checksum, done: &Done) -> Result<(), Error> {
+    pub fn compute(&self, batch: &Arc<PackedBatch>, checksum: Checksum, done: &Done) -> Result<(), Error> {
         for (number, rank) in self.numbers().zip(&self.ranks) {
             let jobs = rank.jobs.as_ref().ok_or(Error::RankStopped(number))?;
             let job = Job { batch: Arc::clone(batch), checksum, done: Arc::clone(done) };

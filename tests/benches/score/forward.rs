@@ -1,10 +1,11 @@
 //! The forward pass beside bare matmuls, in one process.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use model::{Compute, PackedBatch, Packer};
-use shard::{Replica, ReplicaOptions};
+use collective::Solo;
+use model::{Compute, Model, PackedBatch, Packer};
 
 use crate::checkpoint::{HEAD_DIM, HEADS, HIDDEN, INTERMEDIATE, KV_HEADS, LAYERS};
 use crate::workload::{Sequence, Workload};
@@ -24,20 +25,15 @@ struct Run {
 
 /// Prints what each workload reaches.
 pub(crate) fn bench(model: &OnDisk, workloads: &[Workload]) {
-    let options = ReplicaOptions {
-        config: model.config.clone(),
-        weights: model.weights.clone(),
-        threads: THREADS,
-        computes: vec![Compute::default()],
-    };
-    let mut replica = Replica::load(&options).expect("the checkpoint loads");
     let bare = Bare::new();
+    let load = || Model::load(&model.config, &model.weights, Arc::new(Solo), &Compute::default());
+    let (forward, _) = bare.pool.install(load).expect("the checkpoint loads");
     let mut rates = Vec::new();
     let mut runs: Vec<Vec<Run>> = workloads.iter().map(|_| Vec::new()).collect();
     for _ in 0..ROUNDS {
         for (workload, runs) in workloads.iter().zip(&mut runs) {
             rates.push(bare.rate());
-            runs.push(run(&mut replica, &workload.sequences));
+            runs.push(bare.pool.install(|| run(&forward, &workload.sequences)));
         }
     }
     report(workloads, runs, median(rates));
@@ -72,7 +68,7 @@ fn report(workloads: &[Workload], runs: Vec<Vec<Run>>, bare: f64) {
 }
 
 /// Computes all sequences and counts the multiplications and additions that this takes.
-fn run(replica: &mut Replica, sequences: &[Sequence]) -> Run {
+fn run(model: &Model, sequences: &[Sequence]) -> Run {
     let mut run = Run { seconds: 0.0, computed: 0, flops: 0.0 };
     let mut waiting = sequences.iter().cloned().peekable();
     let start = Instant::now();
@@ -84,7 +80,7 @@ fn run(replica: &mut Replica, sequences: &[Sequence]) -> Run {
         let batch = step.pack();
         run.computed += batch.tokens.len();
         run.flops += flops(&batch);
-        replica.run(batch).expect("a step");
+        model.forward(&batch).expect("a step");
     }
     run.seconds = start.elapsed().as_secs_f64();
     run

@@ -198,7 +198,7 @@ async fn connected(address: &str) -> RewardServiceClient<Channel> {
 /// A golden conversation, and the bits of its score.
 fn good() -> (wire::ScoreRequest, u32) {
     let sequence = ids(&expected(MODEL)[2]);
-    let scores = replica::scores(&mut replica::load(MODEL, 2, 1), &[sequence.clone().into()]);
+    let scores = replica::scores(&replica::load(MODEL, 2, 1), &[sequence.clone().into()]);
     let request = wire::ScoreRequest { items: vec![token_ids(&sequence)], options: Some(model("good")) };
     (request, scores[0].to_bits())
 }

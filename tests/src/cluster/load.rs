@@ -60,8 +60,8 @@ impl Items {
     /// The golden conversations, alone and as groups of token ids, scored by a replica of this process.
     pub(crate) fn new(tensor_parallel: usize) -> Self {
         let sequences: Vec<Arc<[u32]>> = expected(MODEL).iter().map(|row| ids(row).into()).collect();
-        let mut replica = replica::load(MODEL, tensor_parallel, 1);
-        let scores = replica::scores(&mut replica, &sequences);
+        let replica = replica::load(MODEL, tensor_parallel, 1);
+        let scores = replica::scores(&replica, &sequences);
         let mut items = Vec::new();
         for (row, (sequence, score)) in expected(MODEL).iter().zip(sequences.iter().zip(&scores)) {
             let token_ids = wire::TokenIds { ids: sequence.to_vec() };

@@ -57,7 +57,7 @@ async fn a_gateway_of_another_version_is_served_if_it_speaks_this_one() {
     };
     refused(worker::introduce(&record, hello(NEXT)).await);
     let sequences = worker::sequences();
-    let expected = replica::scores(&mut replica::load(MODEL, 1, 1), &sequences);
+    let expected = replica::scores(&replica::load(MODEL, 1, 1), &sequences);
     for (speaks, spoken) in [(OLD, 1), (BOTH, 2)] {
         let (line, mut answers) = worker::introduce(&record, hello(speaks)).await.unwrap();
         match answers.message().await.unwrap().unwrap().message.unwrap() {
@@ -93,7 +93,7 @@ async fn a_worker_of_another_version_is_taken_in_if_it_speaks_this_one_and_has_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_and_a_worker_of_version_1_are_a_replica_whoever_leads() {
-    let expected = replica::scores(&mut replica::load(MODEL, 2, 2), &worker::sequences());
+    let expected = replica::scores(&replica::load(MODEL, 2, 2), &worker::sequences());
     for (own, others) in [(0..1, "1..2"), (1..2, "0..1")] {
         let folder = tempfile::tempdir().unwrap();
         let (_etcd, registry, _process) = start(others, 2, folder.path()).await;

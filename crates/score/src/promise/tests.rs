@@ -94,17 +94,6 @@ fn every_disagreement_has_its_name() {
     assert_eq!(sum(Expected { ranks: 0, ..EXPECTED }, &[]), Err(Disagreement::Missing { rank: 0 }));
 }
 
-#[test]
-fn ranks_of_one_process_keep_the_same_promise() {
-    let of_rank = |logits: &[f32], checksums: &[u64]| Partials::new(1, logits.to_vec(), checksums.to_vec()).unwrap();
-    let ranks = [of_rank(&[1.0, 2.0], &[7, 8]), of_rank(&[3.0, 4.0], &[7, 9])];
-    assert_eq!(add_up_here(&ranks, 0).map(|outputs| outputs.score), Ok(4.0));
-    assert_eq!(add_up_here(&ranks, 1), Err(Disagreement::Checksum { rank: 1 }));
-    assert_eq!(add_up_here(&ranks, 2), Err(Disagreement::Missing { rank: 0 }));
-    let ranks = [of_rank(&[1.0, 2.0], &[7, 8]), of_rank(&[3.0], &[7])];
-    assert_eq!(add_up_here(&ranks, 1), Err(Disagreement::Missing { rank: 1 }));
-}
-
 proptest! {
     #[test]
     fn a_score_is_the_sum_from_zero_or_nothing(logits in prop::array::uniform3(any::<f32>())) {

@@ -3,10 +3,9 @@
 
 use std::net::TcpListener;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use collective::{Collective, OnGpus, Session, Tcp, Ticket};
+use collective::{Session, Ticket};
 use proto::shard::v1 as wire;
 use score::Checksum;
 use tokio::sync::mpsc;
@@ -16,10 +15,10 @@ use wire::join_request::Message as FromWorker;
 use wire::join_response::Message as ToWorker;
 
 use super::Reason;
-use super::server::{Call, Line};
+use super::meeting::{self, Ends};
+use super::server::{Call, Outbox};
+use crate::convert;
 use crate::leader::{Report, Work};
-use crate::replica::over_threads;
-use crate::wire as convert;
 
 /// The workers that have joined.
 pub(super) struct Crew {
@@ -37,7 +36,7 @@ pub(super) struct Crew {
 /// A worker that has joined.
 struct Mate {
     ranks: Range<usize>,
-    line: Line<wire::JoinResponse>,
+    outbox: Outbox<wire::JoinResponse>,
     version: u32,
     /// The version of its NCCL, if its ranks are on GPUs.
     nccl: Option<u32>,
@@ -92,7 +91,7 @@ impl Crew {
 
     /// Takes a worker in, or turns it away.
     pub(super) fn join(&mut self, call: Call<wire::WorkerHello, wire::JoinRequest, wire::JoinResponse>) {
-        let Call { hello, version, mut requests, line } = call;
+        let Call { hello, version, mut requests, outbox } = call;
         let first = hello.first_rank as usize;
         let ranks = first..first.saturating_add(hello.ranks as usize);
         let free = |taken: &Range<usize>| ranks.end <= taken.start || taken.end <= ranks.start;
@@ -100,7 +99,7 @@ impl Crew {
         if !fits || !free(&self.own) || !self.mates.iter().all(|mate| free(&mate.ranks)) {
             let problem = format!("ranks {} to {} are none of the free ranks of this epoch", first, ranks.end);
             tracing::warn!(problem, "a worker is turned away");
-            let _ = line.try_send(Err(Status::failed_precondition(problem)));
+            let _ = outbox.try_send(Err(Status::failed_precondition(problem)));
             return;
         }
         let number = self.mates.len();
@@ -122,7 +121,7 @@ impl Crew {
             let _ = said.send((number, Said::Gone(gone))).await;
         });
         let nccl = hello.nccl.map(|nccl| nccl.version);
-        self.mates.push(Mate { ranks, line, version, nccl, heard: Instant::now(), seated: false });
+        self.mates.push(Mate { ranks, outbox, version, nccl, heard: Instant::now(), seated: false });
     }
 
     /// The version of the epoch: the highest that all workers speak.
@@ -137,20 +136,19 @@ impl Crew {
         host: &str,
         session: Session,
         (checksum, nccl): (Checksum, Option<u32>),
-    ) -> Result<Vec<Arc<dyn Collective>>, Reason> {
+    ) -> Result<Ends, Reason> {
         if self.is_alone() {
-            return Ok(over_threads(self.world_size));
+            return Ok(meeting::by_threads(self.world_size));
         }
         if let Some(ticket) = self.ticket(nccl)? {
             self.welcome(String::new(), checksum, Some(&ticket))?;
-            let end = |rank| Arc::new(OnGpus::new(rank, self.world_size, ticket.clone())) as Arc<dyn Collective>;
-            return Ok(self.own.clone().map(end).collect());
+            return Ok(meeting::by_nccl(self.own.clone(), self.world_size, &ticket));
         }
         let failed = |error: std::io::Error| format!("cannot listen for the other ranks at {host}: {error}");
         let listener = TcpListener::bind((host, 0)).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         self.welcome(address.to_string(), checksum, None)?;
-        self.meet_over_tcp(listener, session).await
+        meeting::over_tcp(self.own.clone(), address, Some(listener), session).await
     }
 
     /// What all ranks meet by, if they are on GPUs and all workers know how to.
@@ -171,27 +169,6 @@ impl Crew {
                 nccl: ticket.map(convert::nccl),
             }))
         })
-    }
-
-    async fn meet_over_tcp(&self, listener: TcpListener, session: Session) -> Result<Vec<Arc<dyn Collective>>, Reason> {
-        let address = listener.local_addr().map_err(|error| error.to_string())?;
-        let own = self.own.clone();
-        let meeting = tokio::task::spawn_blocking(move || {
-            std::thread::scope(|scope| {
-                let others = own.skip(1).map(|rank| scope.spawn(move || Tcp::follow(address, rank, session)));
-                let others: Vec<_> = others.collect();
-                let leader = Tcp::lead(&listener, session);
-                let others = others.into_iter().map(|other| other.join());
-                std::iter::once(Ok(leader)).chain(others).collect::<Vec<_>>()
-            })
-        });
-        let ends = meeting.await.map_err(|error| error.to_string())?;
-        let end = |end: std::thread::Result<Result<Tcp, collective::Error>>| match end {
-            Ok(Ok(tcp)) => Ok(Arc::new(tcp) as Arc<dyn Collective>),
-            Ok(Err(error)) => Err(format!("the ranks did not meet: {error}")),
-            Err(_) => Err("a rank's thread has stopped".to_owned()),
-        };
-        ends.into_iter().map(end).collect()
     }
 
     /// What a worker says next. With nobody in it, this waits for ever.
@@ -251,7 +228,7 @@ impl Mate {
     }
 
     fn tell(&self, message: ToWorker) -> Result<(), Reason> {
-        let sent = self.line.try_send(Ok(convert::to_worker(message)));
+        let sent = self.outbox.try_send(Ok(convert::to_worker(message)));
         sent.map_err(|_| format!("{} does not read what it is told", self.name()))
     }
 }

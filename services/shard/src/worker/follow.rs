@@ -1,10 +1,10 @@
 //! One epoch, as a worker that does not lead it: dial the leader, let the ranks meet the others, and compute what comes
 //! until the stream breaks or the leader falls silent.
 
-use std::sync::Arc;
+use std::ops::Range;
 use std::time::Instant;
 
-use collective::{Collective, OnGpus, Session, Tcp};
+use collective::Session;
 use proto::shard::v1 as wire;
 use service::net::{in_full, status_in_full};
 use tokio::sync::mpsc;
@@ -15,10 +15,11 @@ use wire::join_request::Message as ToLeader;
 use wire::join_response::Message as FromLeader;
 use wire::leader_service_client::LeaderServiceClient;
 
+use super::meeting::{self, Ends};
 use super::server::LARGEST;
 use super::{Context, Local, Locals, Reason};
+use crate::convert::{partials, ticket, work};
 use crate::leader::Report;
-use crate::wire::{partials, ticket, work};
 
 /// Messages that may wait to go to the leader.
 const OUTGOING: usize = 256;
@@ -49,10 +50,10 @@ pub(super) async fn follow(context: &Context, locals: &mut Locals<'_>) -> Option
     }
 }
 
-/// The line to the leader of an epoch.
+/// An epoch that was joined: what goes to its leader, and what it says.
 struct Joined {
     epoch: u64,
-    line: mpsc::Sender<wire::JoinRequest>,
+    outbox: mpsc::Sender<wire::JoinRequest>,
     messages: Streaming<wire::JoinResponse>,
 }
 
@@ -64,7 +65,7 @@ impl Joined {
         let patience = context.options.patience;
         let channel = context.network.dial(address, patience.forming).await.map_err(|error| in_full(&error))?;
         let mut leader = LeaderServiceClient::new(channel).max_decoding_message_size(LARGEST);
-        let (line, outgoing) = mpsc::channel(OUTGOING);
+        let (outbox, outgoing) = mpsc::channel(OUTGOING);
         let options = &context.options;
         let nccl = context.nccl_version()?.map(|version| wire::Nccl { version, id: Vec::new() });
         let hello = wire::WorkerHello {
@@ -77,8 +78,7 @@ impl Joined {
             incarnation: context.incarnation.number().to_be_bytes().to_vec(),
             nccl,
         };
-        let mut joined_line = Outgoing(&line);
-        joined_line.tell(ToLeader::Hello(hello))?;
+        tell(&outbox, ToLeader::Hello(hello))?;
         let welcome = async {
             let response = leader.join(ReceiverStream::new(outgoing)).await;
             let mut messages = response.map_err(|status| status_in_full(&status))?.into_inner();
@@ -102,15 +102,12 @@ impl Joined {
         };
         let (ranks, world_size) = (options.ranks.ranks.clone(), options.ranks.world_size);
         let collectives = match welcome.nccl.map(ticket) {
-            Some(ticket) => {
-                let end = |rank| Arc::new(OnGpus::new(rank, world_size, ticket.clone())) as Arc<dyn Collective>;
-                ranks.map(end).collect()
-            }
+            Some(ticket) => meeting::by_nccl(ranks, world_size, &ticket),
             None => meet(&welcome.collective, ranks, session).await?,
         };
         locals.ranks.take_seats(collectives);
-        joined_line.tell(ToLeader::Seated(wire::Seated {}))?;
-        Ok(Self { epoch, line, messages })
+        tell(&outbox, ToLeader::Seated(wire::Seated {}))?;
+        Ok(Self { epoch, outbox, messages })
     }
 
     /// Computes what comes; returns why no more comes.
@@ -133,12 +130,12 @@ impl Joined {
                 Some(local) = locals.results.recv() => self.answer(local),
                 _ = beat.tick() => match heard.elapsed() {
                     silence if silence > patience.silence => Err(format!("the leader has been silent for {silence:.1?}")),
-                    _ => Outgoing(&self.line).tell(ToLeader::Heartbeat(wire::Heartbeat {})),
+                    _ => tell(&self.outbox, ToLeader::Heartbeat(wire::Heartbeat {})),
                 },
                 () = context.stop.cancelled(), if !leaving => {
                     leaving = true;
                     context.set_state(wire::RankState::Draining, self.epoch);
-                    Outgoing(&self.line).tell(ToLeader::Leaving(wire::Leaving {}))
+                    tell(&self.outbox, ToLeader::Leaving(wire::Leaving {}))
                 }
             };
             if let Err(reason) = done {
@@ -161,47 +158,27 @@ impl Joined {
         match computed {
             Ok(computed) => {
                 let report = Report { first_rank: rank, stamp, ranks: vec![computed] };
-                Outgoing(&self.line).tell(ToLeader::Partials(partials(report)))
+                tell(&self.outbox, ToLeader::Partials(partials(report)))
             }
             Err(problem) => {
                 // it may be known already
                 let failed = wire::Failed { stamp: Some(stamp.into()), problem: problem.clone() };
-                let _ = Outgoing(&self.line).tell(ToLeader::Failed(failed));
+                let _ = tell(&self.outbox, ToLeader::Failed(failed));
                 Err(format!("rank {rank} failed: {problem}"))
             }
         }
     }
 }
 
-/// What goes to the leader.
-struct Outgoing<'a>(&'a mpsc::Sender<wire::JoinRequest>);
-
-impl Outgoing<'_> {
-    fn tell(&mut self, message: ToLeader) -> Result<(), Reason> {
-        let sent = self.0.try_send(wire::JoinRequest { message: Some(message) });
-        sent.map_err(|_| "the leader does not read what it is told".to_owned())
-    }
+/// Says something to the leader.
+fn tell(outbox: &mpsc::Sender<wire::JoinRequest>, message: ToLeader) -> Result<(), Reason> {
+    let sent = outbox.try_send(wire::JoinRequest { message: Some(message) });
+    sent.map_err(|_| "the leader does not read what it is told".to_owned())
 }
 
 /// Lets the ranks of this process meet rank 0.
-async fn meet(
-    address: &str,
-    ranks: std::ops::Range<usize>,
-    session: Session,
-) -> Result<Vec<Arc<dyn Collective>>, Reason> {
+async fn meet(address: &str, ranks: Range<usize>, session: Session) -> Result<Ends, Reason> {
     let address = tokio::net::lookup_host(address).await.ok().and_then(|mut found| found.next());
     let address = address.ok_or("the leader's collective has no address")?;
-    let meeting = tokio::task::spawn_blocking(move || {
-        std::thread::scope(|scope| {
-            let ends: Vec<_> = ranks.map(|rank| scope.spawn(move || Tcp::follow(address, rank, session))).collect();
-            ends.into_iter().map(|end| end.join()).collect::<Vec<_>>()
-        })
-    });
-    let ends = meeting.await.map_err(|error| error.to_string())?;
-    let end = |end: std::thread::Result<Result<Tcp, collective::Error>>| match end {
-        Ok(Ok(tcp)) => Ok(Arc::new(tcp) as Arc<dyn Collective>),
-        Ok(Err(error)) => Err(format!("the ranks did not meet: {error}")),
-        Err(_) => Err("a rank's thread has stopped".to_owned()),
-    };
-    ends.into_iter().map(end).collect()
+    meeting::over_tcp(ranks, address, None, session).await
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::crew::{Crew, News};
-use super::lines::Lines;
+use super::gateways::Gateways;
 use super::server::{Arrival, Door};
 use super::{Context, Local, Locals, Reason, WorkerOptions};
 use crate::leader::{Action, Ending, Event, Leader, Report, Settings, Work};
@@ -73,7 +73,7 @@ struct Epoch<'a, 'b> {
 struct Serving<'a, 'b> {
     epoch: Epoch<'a, 'b>,
     leader: Leader,
-    lines: Lines,
+    gateways: Gateways,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
     draining: bool,
@@ -225,9 +225,9 @@ impl<'a, 'b> Serving<'a, 'b> {
             allowance: options.patience.allowance(),
         };
         let (sender, events) = mpsc::channel(INBOX);
-        let lines = Lines::new(epoch.started);
+        let gateways = Gateways::new(epoch.started);
         let leader = Leader::new(settings, Some(probe));
-        Self { epoch, leader, lines, events, sender, draining: false }
+        Self { epoch, leader, gateways, events, sender, draining: false }
     }
 
     async fn run(mut self) -> Result<(), Reason> {
@@ -269,7 +269,7 @@ impl<'a, 'b> Serving<'a, 'b> {
 
     fn handle(&mut self, event: Event, actions: &mut Vec<Action>) {
         if let Event::Detached(id) = event {
-            self.lines.detached(id);
+            self.gateways.detached(id);
         }
         let now = self.epoch.started.elapsed();
         self.leader.handle(now, event, actions);
@@ -291,7 +291,7 @@ impl<'a, 'b> Serving<'a, 'b> {
     fn arrive(&mut self, arrival: Arrival, actions: &mut Vec<Action>) {
         match arrival {
             Arrival::Gateway(call) => {
-                let event = self.lines.attach(call, self.sender.clone());
+                let event = self.gateways.attach(call, self.sender.clone());
                 self.handle(event, actions);
             }
             // all ranks are taken, and the crew says so
@@ -334,7 +334,7 @@ impl<'a, 'b> Serving<'a, 'b> {
                     if let Action::Answer(_, answers) = &action {
                         metrics::step_took(&self.epoch.context.options.replica, answers.took);
                     }
-                    if let Some(gone) = self.lines.tell(action) {
+                    if let Some(gone) = self.gateways.tell(action) {
                         self.handle(gone, &mut Vec::new());
                     }
                 }

@@ -8,12 +8,14 @@
 //! | `server` | takes in gateways and workers for the epoch that is open |
 //! | `lead`, `follow` | one epoch, from either end |
 //! | `crew` | the other workers of an epoch, as the leader sees them |
-//! | `lines` | the gateways of an epoch, as the leader sees them |
+//! | `gateways` | the gateways of an epoch, as the leader sees them |
+//! | `meeting` | how ranks meet those of other workers |
 
 mod crew;
 mod follow;
+mod gateways;
 mod lead;
-mod lines;
+mod meeting;
 mod membership;
 mod roster;
 mod server;

@@ -18,7 +18,7 @@ use wire::leader_service_server::{LeaderService, LeaderServiceServer};
 
 use super::WorkerOptions;
 use super::roster::Roster;
-use crate::wire::to_gateway;
+use crate::convert::to_gateway;
 
 /// Where gateways and workers wait to be taken in.
 pub(super) struct Lobby {
@@ -60,11 +60,11 @@ pub(super) struct Call<Hello, In, Out> {
     pub(super) hello: Hello,
     pub(super) version: u32,
     pub(super) requests: Streaming<In>,
-    pub(super) line: Line<Out>,
+    pub(super) outbox: Outbox<Out>,
 }
 
 /// What goes out on a stream.
-pub(super) type Line<Out> = mpsc::Sender<Result<Out, Status>>;
+pub(super) type Outbox<Out> = mpsc::Sender<Result<Out, Status>>;
 
 /// Messages that may wait to go out on a stream; who does not read them is given up.
 const OUTGOING: usize = 1024;
@@ -105,16 +105,19 @@ impl Lobby {
         Door { lobby: Arc::clone(self), epoch }
     }
 
-    /// The way in, if this epoch is open.
-    fn arrivals(&self, epoch: u64, gateway: bool) -> Result<mpsc::Sender<Arrival>, Status> {
-        match &*self.lock() {
-            Some(open) if open.epoch == epoch && (open.serving || !gateway) => Ok(open.arrivals.clone()),
+    /// Takes somebody in, if this epoch is open to them.
+    async fn let_in(&self, epoch: u64, arrival: Arrival) -> Result<(), Status> {
+        let is_worker = matches!(arrival, Arrival::Worker(_));
+        let arrivals = match &*self.lock() {
+            Some(open) if open.epoch == epoch && (open.serving || is_worker) => open.arrivals.clone(),
             Some(open) => {
                 let doing = if open.serving { "is served" } else { "is being formed" };
-                Err(Status::unavailable(format!("epoch {epoch} is not served here, epoch {} {doing}", open.epoch)))
+                let other = format!("epoch {epoch} is not served here, epoch {} {doing}", open.epoch);
+                return Err(Status::unavailable(other));
             }
-            None => Err(Status::unavailable("no epoch is served here now")),
-        }
+            None => return Err(Status::unavailable("no epoch is served here now")),
+        };
+        arrivals.send(arrival).await.map_err(|_| Status::unavailable("the epoch has ended"))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Open>> {
@@ -193,11 +196,9 @@ impl LeaderService for Lobby {
                 hello.gateway
             )));
         }
-        let arrivals = self.arrivals(hello.epoch, true)?;
-        let (line, outgoing) = mpsc::channel(OUTGOING);
-        let _ = line.try_send(Ok(self.welcome(version, hello.epoch)));
-        let call = Call { hello, version, requests, line };
-        arrivals.send(Arrival::Gateway(call)).await.map_err(|_| Status::unavailable("the epoch has ended"))?;
+        let (epoch, (outbox, outgoing)) = (hello.epoch, mpsc::channel(OUTGOING));
+        let _ = outbox.try_send(Ok(self.welcome(version, epoch)));
+        self.let_in(epoch, Arrival::Gateway(Call { hello, version, requests, outbox })).await?;
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 
@@ -208,10 +209,8 @@ impl LeaderService for Lobby {
             _ => return Err(Status::invalid_argument("the first message is to be a hello")),
         };
         let version = self.check_worker(&hello)?;
-        let arrivals = self.arrivals(hello.epoch, false)?;
-        let (line, outgoing) = mpsc::channel(OUTGOING);
-        let call = Call { hello, version, requests, line };
-        arrivals.send(Arrival::Worker(call)).await.map_err(|_| Status::unavailable("the epoch has ended"))?;
+        let (epoch, (outbox, outgoing)) = (hello.epoch, mpsc::channel(OUTGOING));
+        self.let_in(epoch, Arrival::Worker(Call { hello, version, requests, outbox })).await?;
         Ok(Response::new(ReceiverStream::new(outgoing)))
     }
 }

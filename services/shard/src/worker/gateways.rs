@@ -11,30 +11,30 @@ use tonic::Status;
 use wire::attach_request::Message as FromGateway;
 use wire::attach_response::Message as ToGateway;
 
-use super::server::{Call, Line};
+use super::server::{Call, Outbox};
+use crate::convert;
 use crate::leader::{Action, Event};
 use crate::plan::GatewayId;
-use crate::wire as convert;
 
-/// Gateways that are attached. Dropping it closes all lines.
-pub(super) struct Lines {
+/// Gateways that are attached. Dropping it closes their streams.
+pub(super) struct Gateways {
     started: Instant,
-    lines: BTreeMap<GatewayId, Attached>,
+    attached: BTreeMap<GatewayId, Attached>,
     readers: JoinSet<()>,
     next: u64,
 }
 
 struct Attached {
     name: String,
-    line: Line<wire::AttachResponse>,
+    outbox: Outbox<wire::AttachResponse>,
 }
 
-// === impl Lines ===
+// === impl Gateways ===
 
-impl Lines {
+impl Gateways {
     /// Nobody is attached; times are counted from `started`.
     pub(super) fn new(started: Instant) -> Self {
-        Self { started, lines: BTreeMap::new(), readers: JoinSet::new(), next: 0 }
+        Self { started, attached: BTreeMap::new(), readers: JoinSet::new(), next: 0 }
     }
 
     /// Takes a gateway in; what it says goes to `events`, at last that it is gone.
@@ -43,11 +43,11 @@ impl Lines {
         call: Call<wire::GatewayHello, wire::AttachRequest, wire::AttachResponse>,
         events: mpsc::Sender<Event>,
     ) -> Event {
-        let Call { hello, version, mut requests, line } = call;
+        let Call { hello, version, mut requests, outbox } = call;
         self.next += 1;
         let id = GatewayId(self.next);
         tracing::info!(gateway = hello.gateway, version, "a gateway is attached");
-        self.lines.insert(id, Attached { name: hello.gateway, line });
+        self.attached.insert(id, Attached { name: hello.gateway, outbox });
         let started = self.started;
         self.readers.spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
@@ -72,7 +72,7 @@ impl Lines {
 
     /// Forgets a gateway that is gone.
     pub(super) fn detached(&mut self, id: GatewayId) {
-        if let Some(attached) = self.lines.remove(&id) {
+        if let Some(attached) = self.attached.remove(&id) {
             tracing::info!(gateway = attached.name, "a gateway is gone");
         }
         while self.readers.try_join_next().is_some() {}
@@ -89,15 +89,15 @@ impl Lines {
             Action::Reject(id, rejections) => (id, convert::rejections(rejections)),
             Action::Draining(id) => (id, convert::to_gateway(ToGateway::Draining(wire::Draining {}))),
             Action::Detach(id, problem) => {
-                if let Some(attached) = self.lines.remove(&id) {
+                if let Some(attached) = self.attached.remove(&id) {
                     tracing::warn!(gateway = attached.name, problem, "a gateway is turned out");
-                    let _ = attached.line.try_send(Err(Status::invalid_argument(problem)));
+                    let _ = attached.outbox.try_send(Err(Status::invalid_argument(problem)));
                 }
                 return None;
             }
             Action::Compute(_) | Action::End(_) => return None,
         };
-        let sent = self.lines.get(&id)?.line.try_send(Ok(message));
+        let sent = self.attached.get(&id)?.outbox.try_send(Ok(message));
         sent.is_err().then(|| {
             self.detached(id);
             Event::Detached(id)

@@ -49,27 +49,18 @@ pub(crate) async fn acquire(
     }
     let bytes = encode(&keys[0], incarnation, value)?;
     let mut retry = Retry::new(&**store);
-    let lease = loop {
-        match store.grant().await {
-            Ok(lease) => break Held::new(Arc::clone(store), lease),
-            Err(failure) => retry.after(failure).await?,
-        }
-    };
+    let lease = Held::new(Arc::clone(store), retry.call(|| store.grant()).await?);
     let mut expect = vec![0; keys.len()];
     loop {
         let commit = Commit {
             expect: keys.iter().cloned().zip(expect.iter().copied()).collect(),
             writes: keys.iter().map(|key| put(key, &bytes, lease.id)).collect(),
         };
-        let revision = match store.commit(&commit).await {
-            Ok(Outcome::Done(revision)) => Some(revision),
-            Ok(Outcome::Conflict(found)) => {
+        let revision = match retry.call(|| store.commit(&commit)).await? {
+            Outcome::Done(revision) => Some(revision),
+            Outcome::Conflict(found) => {
                 expect = free(keys, incarnation, &found)?;
                 under(lease.id, &found)
-            }
-            Err(failure) => {
-                retry.after(failure).await?;
-                None
             }
         };
         if let Some(revision) = revision {
@@ -154,18 +145,13 @@ impl Claim {
         let bytes = encode(key, self.incarnation, value)?;
         let mut revision = self.revision.lock().await;
         let mut retry = Retry::new(&*self.store);
-        let mut before = loop {
-            match self.store.get(key).await {
-                Ok(entry) => break entry.map_or(0, |entry| entry.revision),
-                Err(failure) => retry.after(failure).await?,
-            }
-        };
+        let mut before = retry.call(|| self.store.get(key)).await?.map_or(0, |entry| entry.revision);
         loop {
             let mut commit = Commit { expect: self.at(*revision), writes: vec![put(key, &bytes, 0)] };
             commit.expect.push((key.clone(), before));
-            match self.store.commit(&commit).await {
-                Ok(Outcome::Done(number)) => return Ok(number),
-                Ok(Outcome::Conflict(mut found)) => {
+            match retry.call(|| self.store.commit(&commit)).await? {
+                Outcome::Done(number) => return Ok(number),
+                Outcome::Conflict(mut found) => {
                     let epoch = found.pop().flatten();
                     *revision = under(self.lease.id, &found).ok_or_else(|| self.lose())?;
                     match epoch {
@@ -174,7 +160,6 @@ impl Claim {
                         epoch => before = epoch.map_or(0, |epoch| epoch.revision),
                     }
                 }
-                Err(failure) => retry.after(failure).await?,
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::member::decode;
 use crate::store::{BoxFuture, Commit, Entry, Failure, Lease, Listing, Outcome, Store};
 use crate::{Error, Event, Key, Member, Prefix};
 use nodes::Nodes;
-pub use options::{Credentials, EtcdOptions, Identity, Tls};
+pub use options::{Credentials, EtcdOptions};
 
 /// The entries that are listed at a time: with values of the largest size, half of what a message may hold.
 const PAGE: i64 = 128;

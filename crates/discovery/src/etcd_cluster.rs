@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, ConnectOptions};
 use tempfile::TempDir;
 
-use crate::{Credentials, EtcdOptions, Tls};
+use crate::{Credentials, EtcdOptions, TlsOptions};
 
 /// Nodes that know each other.
 pub struct EtcdCluster {
@@ -34,7 +34,7 @@ pub struct ServerTls {
     /// Its private key.
     pub key: Vec<u8>,
     /// How clients are to connect.
-    pub client: Tls,
+    pub client: TlsOptions,
 }
 
 struct Node {

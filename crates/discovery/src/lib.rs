@@ -25,11 +25,12 @@ use tokio::sync::mpsc;
 
 pub use claim::{Claim, MAX_KEYS};
 pub use error::Error;
-pub use etcd::{Credentials, EtcdOptions, Identity, Tls};
+pub use etcd::{Credentials, EtcdOptions};
+pub use etcd_client::TlsOptions;
 pub use key::{Key, MAX_KEY, Prefix};
 pub use member::{Event, Incarnation, MAX_VALUE, Member};
 pub use memory::Memory;
-use store::{Commit, Outcome, Retry, Store, Write};
+use store::{Commit, Retry, Store, Write};
 
 /// Where members are written down. Clones are handles of the same registry.
 #[derive(Clone)]
@@ -71,13 +72,7 @@ impl Registry {
     /// [`Error::Refused`] or [`Error::Unavailable`].
     pub async fn check(&self) -> Result<(), Error> {
         let key = Key::new("check")?;
-        let mut retry = Retry::new(&*self.store);
-        loop {
-            match self.store.get(&key).await {
-                Ok(_) => return Ok(()),
-                Err(failure) => retry.after(failure).await?,
-            }
-        }
+        Retry::new(&*self.store).call(|| self.store.get(&key)).await.map(drop)
     }
 
     /// Claims all these keys or none, and writes `value` under each. What the same incarnation claimed before is taken
@@ -124,13 +119,7 @@ impl Registry {
     /// # Errors
     /// [`Error::Refused`] or [`Error::Unavailable`].
     pub async fn list(&self, prefix: &Prefix) -> Result<Vec<Member>, Error> {
-        let mut retry = Retry::new(&*self.store);
-        loop {
-            match self.store.list(prefix).await {
-                Ok(listing) => return Ok(listing.members),
-                Err(failure) => retry.after(failure).await?,
-            }
-        }
+        Ok(Retry::new(&*self.store).call(|| self.store.list(prefix)).await?.members)
     }
 
     /// Watches what lies below a prefix, in a task that ends when the watch is dropped.
@@ -150,13 +139,7 @@ impl Registry {
     pub async fn close_epoch(&self, key: &Key, number: u64) -> Result<(), Error> {
         let remove = Write { key: key.clone(), bytes: None, lease: 0 };
         let commit = Commit { expect: vec![(key.clone(), number)], writes: vec![remove] };
-        let mut retry = Retry::new(&*self.store);
-        loop {
-            match self.store.commit(&commit).await {
-                Ok(Outcome::Done(_) | Outcome::Conflict(_)) => return Ok(()),
-                Err(failure) => retry.after(failure).await?,
-            }
-        }
+        Retry::new(&*self.store).call(|| self.store.commit(&commit)).await.map(drop)
     }
 }
 

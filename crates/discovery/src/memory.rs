@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Memory {
     shared: Arc<Shared>,
-    link: Arc<Mutex<Link>>,
+    faults: Arc<Mutex<Faults>>,
 }
 
 struct Shared {
@@ -33,7 +33,7 @@ struct Shared {
 
 /// The faults of one connection.
 #[derive(Default)]
-struct Link {
+struct Faults {
     cut: bool,
     lose_answers: usize,
     /// Counts the times that its watches were broken.
@@ -58,12 +58,12 @@ impl Memory {
     /// An empty registry.
     pub fn new() -> Self {
         let shared = Shared { state: Mutex::default(), changed: watch::Sender::new(()) };
-        Self { shared: Arc::new(shared), link: Arc::default() }
+        Self { shared: Arc::new(shared), faults: Arc::default() }
     }
 
     /// Another connection to the same registry.
     pub fn another(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), link: Arc::default() }
+        Self { shared: Arc::clone(&self.shared), faults: Arc::default() }
     }
 
     /// The registry, over this connection.
@@ -73,18 +73,18 @@ impl Memory {
 
     /// Cuts this connection, or mends it: calls fail, watches stand still, and the holder of a lease learns nothing.
     pub fn set_reachable(&self, reachable: bool) {
-        self.link().cut = !reachable;
+        self.faults().cut = !reachable;
         self.shared.changed.send_replace(());
     }
 
     /// Lets the next `times` writes over this connection take effect and their answers get lost.
     pub fn lose_answers(&self, times: usize) {
-        self.link().lose_answers = times;
+        self.faults().lose_answers = times;
     }
 
     /// Breaks the watches of this connection so that they must list again.
     pub fn break_watches(&self) {
-        self.link().broken += 1;
+        self.faults().broken += 1;
         self.shared.changed.send_replace(());
     }
 
@@ -105,14 +105,14 @@ impl Memory {
         state.history.clear();
     }
 
-    fn link(&self) -> MutexGuard<'_, Link> {
+    fn faults(&self) -> MutexGuard<'_, Faults> {
         // Nothing panics while it holds the lock.
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state, if the connection carries a request.
     fn request(&self) -> Result<MutexGuard<'_, State>, Failure> {
-        if self.link().cut {
+        if self.faults().cut {
             return Err(Failure::Unavailable("the connection is cut".to_owned()));
         }
         Ok(self.shared.lock())
@@ -122,9 +122,9 @@ impl Memory {
     fn change<T>(&self, change: impl FnOnce(&mut State) -> Result<T, Failure>) -> Result<T, Failure> {
         let result = change(&mut *self.request()?);
         self.shared.changed.send_replace(());
-        let mut link = self.link();
-        if link.lose_answers > 0 {
-            link.lose_answers -= 1;
+        let mut faults = self.faults();
+        if faults.lose_answers > 0 {
+            faults.lose_answers -= 1;
             return Err(Failure::Unavailable("the answer was lost".to_owned()));
         }
         result
@@ -149,7 +149,7 @@ impl Memory {
 
     /// What happened since a watch has last looked: at which revision, and over which life of the connection.
     fn news(&self, prefix: &Prefix, seen: &mut Option<(u64, u64)>) -> Vec<Event> {
-        let broken = self.link().broken;
+        let broken = self.faults().broken;
         let Ok(state) = self.request() else { return Vec::new() };
         let now = (state.revision, broken);
         match seen.replace(now) {

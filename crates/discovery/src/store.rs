@@ -144,6 +144,19 @@ impl Retry {
         Self { until: Instant::now() + store.deadline(), waits: WAITS.build() }
     }
 
+    /// Makes attempts until one succeeds or there is to be none.
+    pub(crate) async fn call<'a, T>(
+        &mut self,
+        attempt: impl Fn() -> BoxFuture<'a, Result<T, Failure>>,
+    ) -> Result<T, Error> {
+        loop {
+            match attempt().await {
+                Ok(done) => return Ok(done),
+                Err(failure) => self.after(failure).await?,
+            }
+        }
+    }
+
     /// Waits until the next attempt is due; the failure comes back if there is to be none.
     pub(crate) async fn after(&mut self, failure: Failure) -> Result<(), Error> {
         let wait = next(&mut self.waits);

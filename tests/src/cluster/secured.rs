@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use discovery::Credentials;
 use discovery::etcd_cluster::{EtcdCluster, ServerTls};
-use discovery::{Credentials, Tls};
 use proto::v1 as wire;
+use service::tls::ClientTls;
 use tempfile::TempDir;
 use tests::{golden, repo_root};
 use wire::ReplicaState;
@@ -50,10 +51,10 @@ impl Site {
     async fn new() -> Self {
         let [etcd_ca, inner_ca, clients_ca, other_ca] = std::array::from_fn(|_| Authority::new());
         let node = etcd_ca.sign(MACHINES[0]);
-        let of = |it: &Identity| discovery::Identity { certificate: read(&it.certificate), key: read(&it.key) };
-        let client = Tls { ca: read(&etcd_ca.ca()), identity: Some(of(&etcd_ca.sign("operator"))), domain: None };
-        let discovery::Identity { certificate, key } = of(&node);
-        let tls = ServerTls { ca: read(&etcd_ca.ca()), certificate, key, client };
+        let Identity { certificate, key } = etcd_ca.sign("operator");
+        let client = ClientTls { ca: Some(etcd_ca.ca()), certificate: Some(certificate), key: Some(key), domain: None };
+        let (certificate, key) = (read(&node.certificate), read(&node.key));
+        let tls = ServerTls { ca: read(&etcd_ca.ca()), certificate, key, client: client.load().unwrap() };
         let mut etcd = EtcdCluster::with_tls(1, Some(tls)).await;
         let user = Credentials { user: "assay".to_owned(), password: "secret".to_owned() };
         etcd.enable_auth(&user, "assay").await;

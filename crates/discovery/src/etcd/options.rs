@@ -3,12 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use etcd_client::{Certificate, ConnectOptions, TlsOptions};
+use etcd_client::{ConnectOptions, TlsOptions};
 
 use crate::{Error, Key};
 
 /// How to reach etcd, and how patient to be.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EtcdOptions {
     /// The nodes, as `http://host:port` or `https://host:port`; a call that fails goes to the next.
     pub endpoints: Vec<String>,
@@ -16,8 +16,8 @@ pub struct EtcdOptions {
     pub namespace: String,
     /// Who to log in as, where etcd asks for it.
     pub credentials: Option<Credentials>,
-    /// For `https` endpoints.
-    pub tls: Option<Tls>,
+    /// Whom to trust, and how to prove who we are; for `https` endpoints.
+    pub tls: Option<TlsOptions>,
     /// How long a claim outlives its holder; in whole seconds, and etcd has a minimum of its own.
     pub lease: Duration,
     /// How long a node may take to answer; a watch that hears nothing for twice as long goes to another.
@@ -33,26 +33,6 @@ pub struct Credentials {
     pub user: String,
     /// The password.
     pub password: String,
-}
-
-/// What to trust and how to identify; all in PEM.
-#[derive(Clone)]
-pub struct Tls {
-    /// The certificates of the authorities that sign for etcd's nodes.
-    pub ca: Vec<u8>,
-    /// For mutual TLS.
-    pub identity: Option<Identity>,
-    /// The name that the nodes' certificates are for, where it is not the host of the endpoint.
-    pub domain: Option<String>,
-}
-
-/// A client's certificate and private key, in PEM.
-#[derive(Clone)]
-pub struct Identity {
-    /// The certificate, with its chain.
-    pub certificate: Vec<u8>,
-    /// The private key.
-    pub key: Vec<u8>,
 }
 
 // === impl EtcdOptions ===
@@ -91,20 +71,6 @@ impl EtcdOptions {
                 return refuse("endpoints", &reason);
             }
         }
-        if let Some(tls) = &self.tls {
-            let identity = tls.identity.as_ref().map(|identity| (&identity.certificate, &identity.key));
-            let (certificate, key) = identity.unzip();
-            for (option, pem, label) in [
-                ("tls.ca", Some(&tls.ca), "CERTIFICATE-----"),
-                ("tls.identity.certificate", certificate, "CERTIFICATE-----"),
-                ("tls.identity.key", key, "PRIVATE KEY-----"),
-            ] {
-                let found = |pem: &Vec<u8>| pem.windows(label.len()).any(|window| window == label.as_bytes());
-                if !pem.is_none_or(found) {
-                    return refuse(option, "there is none in it: it is to be PEM");
-                }
-            }
-        }
         if self.lease < Duration::from_secs(1) || self.lease.subsec_nanos() != 0 {
             return refuse("lease", "etcd counts leases in whole seconds, from 1 on");
         }
@@ -123,34 +89,19 @@ impl EtcdOptions {
             options = options.with_user(&credentials.user, &credentials.password);
         }
         if let Some(tls) = &self.tls {
-            let mut config = TlsOptions::new().ca_certificate(Certificate::from_pem(&tls.ca));
-            if let Some(identity) = &tls.identity {
-                config = config.identity(etcd_client::Identity::from_pem(&identity.certificate, &identity.key));
-            }
-            if let Some(domain) = &tls.domain {
-                config = config.domain_name(domain);
-            }
-            options = options.with_tls(config);
+            options = options.with_tls(tls.clone());
         }
         options
     }
 }
 
-impl fmt::Debug for Credentials {
+impl fmt::Debug for EtcdOptions {
+    /// Without what is secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mutual = self.identity.is_some();
-        f.debug_struct("Tls").field("mutual", &mutual).field("domain", &self.domain).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").finish_non_exhaustive()
+        let Self { endpoints, namespace, .. } = self;
+        f.debug_struct("EtcdOptions")
+            .field("endpoints", endpoints)
+            .field("namespace", namespace)
+            .finish_non_exhaustive()
     }
 }

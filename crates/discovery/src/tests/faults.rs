@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use etcd_client::{Certificate, Identity};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::{A, B, key, keys, next, quiet, soon, until, values};
 use crate::etcd_cluster::{EtcdCluster, ServerTls};
-use crate::{Credentials, Error, EtcdOptions, Identity, Key, Member, Prefix, Registry, Tls, Watch};
+use crate::{Credentials, Error, EtcdOptions, Key, Member, Prefix, Registry, TlsOptions, Watch};
 
 /// A registry whose first node is this one, so that its faults are met.
 async fn registry(cluster: &EtcdCluster, first: usize) -> Registry {
@@ -230,24 +231,32 @@ impl Authority {
         self.0.pem().into_bytes()
     }
 
-    fn issue(&self, names: &[&str]) -> Identity {
+    /// Trust in this authority.
+    fn trusted(&self) -> TlsOptions {
+        TlsOptions::new().ca_certificate(Certificate::from_pem(self.0.pem()))
+    }
+
+    /// A certificate for these names, and its key.
+    fn issue(&self, names: &[&str]) -> (String, String) {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
-        Identity { certificate: certificate.pem().into_bytes(), key: key.serialize_pem().into_bytes() }
+        (certificate.pem(), key.serialize_pem())
     }
 }
 
 #[tokio::test]
 async fn mutual_tls() {
     let authority = Authority::new();
-    let node = authority.issue(&["127.0.0.1", "etcd.test"]);
-    let client = Tls { ca: authority.pem(), identity: Some(authority.issue(&["client"])), domain: None };
-    let tls = ServerTls { ca: authority.pem(), certificate: node.certificate, key: node.key, client: client.clone() };
+    let (certificate, key) = authority.issue(&["127.0.0.1", "etcd.test"]);
+    let shown = |(certificate, key): (String, String)| Identity::from_pem(certificate, key);
+    let client = authority.trusted().identity(shown(authority.issue(&["client"])));
+    let (certificate, key) = (certificate.into_bytes(), key.into_bytes());
+    let tls = ServerTls { ca: authority.pem(), certificate, key, client: client.clone() };
     let cluster = EtcdCluster::with_tls(1, Some(tls)).await;
-    let with = |tls: Tls| {
+    let with = |tls: TlsOptions| {
         let options = EtcdOptions { tls: Some(tls), deadline: Duration::from_secs(1), ..cluster.options() };
         async { Registry::etcd(options).await }
     };
@@ -257,37 +266,27 @@ async fn mutual_tls() {
     let claim = registry.claim(&keys(&["r/0"]), A, b"0").await.unwrap();
     assert_eq!(next(&mut watch).await, "add r/0=0");
     claim.release().await.unwrap();
-    with(Tls { domain: Some("etcd.test".to_owned()), ..client.clone() }).await.unwrap().check().await.unwrap();
+    with(client.clone().domain_name("etcd.test")).await.unwrap().check().await.unwrap();
 
     let unreachable = |result: Result<(), Error>| match result {
         Err(Error::Unavailable(reason)) => reason,
         other => panic!("{other:?}"),
     };
     let other = Authority::new();
-    let stranger = with(Tls { ca: other.pem(), ..client.clone() }).await.unwrap();
+    let stranger = with(other.trusted().identity(shown(authority.issue(&["client"])))).await.unwrap();
     let reason = unreachable(stranger.check().await);
     assert!(reason.contains("invalid peer certificate"), "{reason}");
-    let name = with(Tls { domain: Some("elsewhere.test".to_owned()), ..client.clone() }).await.unwrap();
+    let name = with(client.clone().domain_name("elsewhere.test")).await.unwrap();
     let reason = unreachable(name.check().await);
     assert!(reason.contains("not valid for name"), "{reason}");
-    let nobody = with(Tls { identity: None, ..client.clone() }).await.unwrap();
+    let nobody = with(authority.trusted()).await.unwrap();
     unreachable(nobody.check().await);
-    let forged = with(Tls { identity: Some(other.issue(&["client"])), ..client.clone() }).await.unwrap();
+    let forged = with(authority.trusted().identity(shown(other.issue(&["client"])))).await.unwrap();
     unreachable(forged.check().await);
 
-    let refused = async |tls| with(tls).await.map(drop).unwrap_err().to_string();
-    let (garbage, client) = (|| b"garbage".to_vec(), || client.clone());
-    let message = "registry option tls.ca: there is none in it: it is to be PEM";
-    assert_eq!(refused(Tls { ca: garbage(), ..client() }).await, message);
-    let Identity { certificate, key } = authority.issue(&["client"]);
-    for identity in [
-        Identity { certificate: garbage(), key: key.clone() },
-        Identity { certificate: certificate.clone(), key: garbage() },
-        Identity { certificate, key: authority.issue(&["client"]).key },
-    ] {
-        let message = refused(Tls { identity: Some(identity), ..client() }).await;
-        assert!(message.starts_with("registry option ") && message.contains("tls"), "{message}");
-    }
+    let another = (authority.issue(&["client"]).0, authority.issue(&["client"]).1);
+    let refused = with(authority.trusted().identity(shown(another))).await.map(drop).unwrap_err().to_string();
+    assert!(refused.starts_with("registry option endpoints or tls: "), "{refused}");
 }
 
 #[tokio::test]
@@ -321,7 +320,7 @@ async fn entries_of_others_are_let_be() {
 async fn options_are_checked() {
     let good = || EtcdOptions::new(["http://127.0.0.1:1"]);
     let refused = async |options: EtcdOptions| Registry::etcd(options).await.map(drop).unwrap_err().to_string();
-    let tls = || Some(Tls { ca: Authority::new().pem(), identity: None, domain: None });
+    let tls = || Some(Authority::new().trusted());
     for (options, message) in [
         (EtcdOptions { endpoints: Vec::new(), ..good() }, "registry option endpoints: there are none"),
         (

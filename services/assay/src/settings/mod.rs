@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use discovery::{Credentials, EtcdOptions, Identity, Registry, Tls};
+use discovery::{Credentials, EtcdOptions, Registry};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -122,23 +122,10 @@ impl RegistrySettings {
                 None
             }
         };
-        options.tls = self.tls.as_ref().map(etcd_tls).transpose()?;
+        options.tls = self.tls.as_ref().map(ClientTls::load).transpose().context("registry.tls")?;
         options.check().context("registry")?;
         Ok(options)
     }
-}
-
-fn etcd_tls(tls: &ClientTls) -> Result<Tls> {
-    let read = |path: &PathBuf| std::fs::read(path).with_context(|| path.display().to_string());
-    let ca = tls.ca.as_ref().context("registry.tls: ca is missing")?;
-    let identity = match (&tls.certificate, &tls.key) {
-        (Some(certificate), Some(key)) => Some(Identity { certificate: read(certificate)?, key: read(key)? }),
-        (certificate, key) => {
-            ensure!(certificate.is_none() && key.is_none(), "registry.tls: certificate and key go together");
-            None
-        }
-    };
-    Ok(Tls { ca: read(ca)?, identity, domain: tls.domain.clone() })
 }
 
 // === impl InnerTls ===

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Count the lines of code, without blanks and comments, by crate: production apart from tests.
+"""Count the lines of code, without blanks and comments, by crate: production apart from trials and tests.
 
     scripts/lines.py [REVISION]      of the working tree, and beside it of that revision of git and the difference
 
 Production is every .rs, .proto, and .h, .cu and .cpp of a kernel, but for what is here for tests:
 - the crate `tests`; folders called tests, benches or tests-data; files called tests.rs
 - modules declared under #[cfg(test)], #[cfg(any(test, ...))], or a feature for tests (`test-...`, `host-kernels`)
+- folders called trial, which try and measure a GPU and are in nothing that ships: they have a column of their own
 - the kernels' side for the CPU (host.cpp, machine_host.h), which is what `host-kernels` compiles
 """
 
@@ -18,7 +19,7 @@ import tarfile
 from collections import Counter
 
 LANGUAGES = {".rs": "Rust", ".proto": "proto", ".h": "C++", ".cu": "C++", ".cpp": "C++"}
-COLUMNS = ["Rust", "C++", "proto", "tests"]
+COLUMNS = ["Rust", "C++", "proto", "trial", "tests"]
 # what is kept comes first: a string may hold what looks like a comment
 TOKEN = re.compile(
     r"""(?P<kept>r(?P<hashes>\#*)".*?"(?P=hashes) | "(?:\\.|[^"\\])*" | '(?:\\[^'\n]+|[^\\'\n])')
@@ -48,17 +49,19 @@ def count(sources: dict[pathlib.PurePath, str]) -> Counter:
     """Lines of code by (crate, column)."""
     for_tests = {module for path, text in sources.items() for module in test_modules(path, text)}
 
-    def is_test(path: pathlib.PurePath) -> bool:
-        return (
+    def column(path: pathlib.PurePath) -> str:
+        if (
             not {"tests", "benches", "tests-data"}.isdisjoint(path.parts)
             or path.name in ("tests.rs", "host.cpp", "machine_host.h")
             or not for_tests.isdisjoint([path.with_suffix(""), *path.parents])
-        )
+        ):
+            return "tests"
+        return "trial" if "trial" in path.parts else LANGUAGES[path.suffix]
 
     lines = Counter()
     for path, text in sources.items():
         crate = "/".join(path.parts[:2]) if path.parts[0] in ("crates", "services") else path.parts[0]
-        lines[crate, "tests" if is_test(path) else LANGUAGES[path.suffix]] += code_lines(text)
+        lines[crate, column(path)] += code_lines(text)
     return lines
 
 

@@ -2,30 +2,30 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use proto::v1;
+use service::Backoff;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
 use crate::Error;
+use crate::connection::{Connection, Endpoints, PATIENCE, Terms};
 use crate::error::{in_words, is_final, retry_after};
-use crate::gateway::{Endpoints, Gateway, PATIENCE, Terms};
-use crate::link::Link;
+use crate::exchange::Exchange;
 
 /// Finds gateways.
 pub(crate) struct Connector {
     endpoints: Endpoints,
     terms: Terms,
     pub(crate) patience: Patience,
-    backoff: ExponentialBackoff,
+    backoff: Backoff,
     /// Endpoints that have failed since one was good.
     failed: usize,
 }
 
 /// A gateway that takes items of a model.
 pub(crate) struct Found {
-    pub(crate) gateway: Gateway,
-    pub(crate) link: Link,
+    pub(crate) gateway: Connection,
+    pub(crate) exchange: Exchange,
     pub(crate) model: v1::Model,
 }
 
@@ -35,9 +35,9 @@ pub(crate) struct Patience {
     since: Instant,
 }
 
-/// The waits before a gateway is tried again: at random between these.
-const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(3);
+/// The waits before a gateway is tried again.
+const FIRST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(6);
 
 // === impl Patience ===
 
@@ -57,16 +57,12 @@ impl Patience {
     }
 }
 
-/// Waits that grow from the first to the longest.
-fn backoff() -> ExponentialBackoff {
-    ExponentialBuilder::new().with_min_delay(FIRST).with_max_delay(LONGEST).with_jitter().without_max_times().build()
-}
-
 // === impl Connector ===
 
 impl Connector {
     pub(crate) fn new(endpoints: Endpoints, terms: Terms, limit: Duration) -> Self {
-        Self { endpoints, terms, patience: Patience::new(limit), backoff: backoff(), failed: 0 }
+        let backoff = Backoff::new(FIRST, LONGEST);
+        Self { endpoints, terms, patience: Patience::new(limit), backoff, failed: 0 }
     }
 
     /// How items are read.
@@ -91,7 +87,7 @@ impl Connector {
     /// A gateway has answered: what went wrong before is forgotten.
     pub(crate) fn good(&mut self) {
         self.patience.renew();
-        self.backoff = backoff();
+        self.backoff.reset();
         self.failed = 0;
     }
 
@@ -109,7 +105,7 @@ impl Connector {
             Some(delay) => delay,
             // the others may be well
             None if !self.failed.is_multiple_of(self.endpoints.count()) => Duration::ZERO,
-            None => self.backoff.next().unwrap_or(LONGEST),
+            None => self.backoff.wait(),
         };
         if self.patience.ends_within(wait) {
             return Err(Error::Unreachable { endpoint, status, patience: self.patience.limit });
@@ -120,7 +116,7 @@ impl Connector {
     }
 
     /// Whether a replica of the model takes work, as far as the gateway says.
-    pub(crate) async fn is_ready(&self, gateway: &Gateway) -> bool {
+    pub(crate) async fn is_ready(&self, gateway: &Connection) -> bool {
         let served = gateway.models().await.unwrap_or_default();
         gateway.choose(served, &self.terms.options).is_ok_and(|model| model.replicas_ready > 0)
     }
@@ -131,14 +127,14 @@ impl Connector {
     }
 
     /// The inner error is one that ends everything.
-    async fn begin(&self, gateway: &Gateway) -> Result<Result<Found, Error>, Status> {
+    async fn begin(&self, gateway: &Connection) -> Result<Result<Found, Error>, Status> {
         let model = match gateway.choose(gateway.models().await?, &self.terms.options) {
             Ok(model) => model,
             Err(error) => return Ok(Err(error)),
         };
         let late = |_| Status::unavailable("it does not answer");
-        let link = timeout(PATIENCE, Link::open(gateway, &self.terms)).await.map_err(late)??;
-        Ok(Ok(Found { gateway: gateway.clone(), link, model }))
+        let exchange = timeout(PATIENCE, Exchange::open(gateway, &self.terms)).await.map_err(late)??;
+        Ok(Ok(Found { gateway: gateway.clone(), exchange, model }))
     }
 }
 

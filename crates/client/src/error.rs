@@ -34,7 +34,7 @@ pub enum Error {
     /// The gateway refuses, and asking again is of no use, there or elsewhere.
     #[error("{endpoint}: {}", in_words(.status))]
     Refused {
-        /// Who.
+        /// The endpoint of the gateway that refuses.
         endpoint: String,
         /// What it says.
         status: Box<Status>,

@@ -33,15 +33,15 @@
 //! | `scores` | the engine: what to send, what to give out, when to go to another gateway |
 //! | `window` | the items without an answer, as a value |
 //! | `connector` | finds a gateway, knows when to give up |
-//! | `gateway` | a connection: models, status, single calls |
-//! | `link` | items to a gateway and answers from it, without retries |
+//! | `connection` | a connection: models, status, single calls |
+//! | `exchange` | items to a gateway and answers from it, without retries |
 //! | `answer` | what became of an item |
 
 mod answer;
+mod connection;
 mod connector;
 mod error;
-mod gateway;
-mod link;
+mod exchange;
 mod scores;
 mod window;
 
@@ -50,10 +50,10 @@ use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 
 pub use self::answer::{Answer, Failure, Score, Work};
+pub use self::connection::{Connection, Endpoint, Endpoints, Terms};
 use self::connector::Connector;
 pub use self::error::{Error, in_words, retry_after};
-pub use self::gateway::{Endpoint, Endpoints, Gateway, Terms};
-pub use self::link::{Event, Link};
+pub use self::exchange::{Exchange, Reply};
 pub use self::scores::Scores;
 
 /// How items are scored.
@@ -98,7 +98,7 @@ const IN_STREAM: usize = 1024;
 /// Items of which each is a call of its own: their time runs while others are computed.
 const IN_CALLS: usize = 256;
 /// The largest message that gateways read, with what goes with an item.
-const LARGEST_ITEM: usize = gateway::LARGEST_MESSAGE - 64 * 1024;
+const LARGEST_ITEM: usize = connection::LARGEST_MESSAGE - 64 * 1024;
 
 // === impl Options ===
 

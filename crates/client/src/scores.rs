@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 
 use crate::answer::results;
 use crate::connector::{Connector, Found};
-use crate::link::Event;
+use crate::exchange::Reply;
 use crate::window::{Unanswered, Window};
 use crate::{Answer, Error, Failure, Options, Order, Work};
 
@@ -46,7 +46,7 @@ struct Talk {
 
 /// What was waited for.
 enum Happened<T> {
-    Did(Option<Event>),
+    Did(Option<Reply>),
     Came(Option<Work<T>>),
     Silence,
     Sent,
@@ -118,8 +118,8 @@ impl<T> Scores<T> {
         let due = self.window.next_due();
         let is_due = due.is_some_and(|due| due <= Instant::now());
         let happened = tokio::select! {
-            event = talk.found.link.events.recv() => Happened::Did(event),
-            permit = talk.found.link.requests.reserve(), if is_due && talk.open => {
+            reply = talk.found.exchange.replies.recv() => Happened::Did(reply),
+            permit = talk.found.exchange.requests.reserve(), if is_due && talk.open => {
                 match permit {
                     Ok(permit) => if let Some(request) = self.window.send() {
                         permit.send(v1::ScoreStreamRequest { options: talk.reading.take(), ..request });
@@ -133,9 +133,9 @@ impl<T> Scores<T> {
             _ = talk.look.tick(), if !self.window.is_empty() => Happened::Silence,
         };
         match happened {
-            Happened::Did(Some(Event::Answer(answer))) => self.hear(answer)?,
-            Happened::Did(Some(Event::Full(number, delay))) => self.again(number, Instant::now() + delay),
-            Happened::Did(Some(Event::Broken(status))) => self.lost(status).await?,
+            Happened::Did(Some(Reply::Answer(answer))) => self.hear(answer)?,
+            Happened::Did(Some(Reply::Full(number, delay))) => self.again(number, Instant::now() + delay),
+            Happened::Did(Some(Reply::Broken(status))) => self.lost(status).await?,
             Happened::Did(None) => self.lost(Status::unavailable("the connection is gone")).await?,
             Happened::Came(Some(work)) => self.take(work),
             Happened::Came(None) => self.work = None,

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use proto::{Message as _, v1};
 use tokio::time::Instant;
 
@@ -25,13 +26,15 @@ pub(crate) struct Unanswered<T> {
     bytes: usize,
     /// When it is to be sent; `None` while it is with a gateway.
     due: Option<Instant>,
-    /// When it was first found that no replica could compute it, and how often since.
-    unavailable: Option<(Instant, u32)>,
+    /// When it was first found that no replica could compute it, and how long to wait from then on.
+    unavailable: Option<(Instant, ExponentialBackoff)>,
 }
 
 /// How long an item waits that no replica could compute: twice as long each time.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(3);
+const WAITS: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(200))
+    .with_max_delay(Duration::from_secs(3))
+    .without_max_times();
 
 // === impl Window ===
 
@@ -101,10 +104,9 @@ impl<T> Window<T> {
     /// has its answer.
     pub(crate) fn unavailable(&mut self, id: u64, now: Instant, patience: Duration) -> Option<Instant> {
         let unanswered = self.items.get_mut(&id)?;
-        let (since, times) = unanswered.unavailable.unwrap_or((now, 0));
-        unanswered.unavailable = Some((since, times + 1));
-        let wait = (FIRST_WAIT * 2_u32.pow(times.min(8))).min(LONGEST_WAIT);
-        (now + wait <= since + patience).then_some(now + wait)
+        let (since, waits) = unanswered.unavailable.get_or_insert_with(|| (now, WAITS.build()));
+        let at = now + waits.next()?;
+        (at <= *since + patience).then_some(at)
     }
 
     /// The largest item.

@@ -60,7 +60,7 @@ pub enum Error {
     #[cfg(feature = "cuda")]
     #[error("{library} is not there: {problem}")]
     Library {
-        /// Which.
+        /// The name of its file.
         library: &'static str,
         /// What the system says.
         problem: String,

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Where a rank computes, and in which numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compute {
-    /// Where.
+    /// The device of the rank.
     pub device: Device,
     /// The numbers of weights and of what goes between the matmuls.
     pub dtype: Dtype,

@@ -97,12 +97,18 @@ impl DurationText {
     /// Reads it.
     ///
     /// # Errors
+    /// What is wrong, if the text is no length of time with a unit.
+    pub fn parse(text: &str) -> Result<Duration, String> {
+        let duration = SpanParser::new().parse_unsigned_duration(text);
+        duration.map_err(|_| format!("{text:?} is no duration, expected one such as \"2s\" or \"250ms\""))
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
     /// If it is no text, or the text is no length of time with a unit.
     pub fn deserialize<'de, T: From<Duration>, D: Deserializer<'de>>(source: D) -> Result<T, D::Error> {
-        let text = String::deserialize(source)?;
-        let duration = SpanParser::new().parse_unsigned_duration(&text);
-        let wrong = |_| de::Error::custom(format!("{text:?} is no duration, expected one such as \"2s\" or \"250ms\""));
-        duration.map(T::from).map_err(wrong)
+        Self::parse(&String::deserialize(source)?).map(T::from).map_err(de::Error::custom)
     }
 
     /// Writes it.

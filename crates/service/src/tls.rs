@@ -84,7 +84,7 @@ pub enum Error {
     Unusable {
         /// The file or setting.
         what: String,
-        /// Why.
+        /// What is wrong with it.
         reason: String,
     },
 }

@@ -6,10 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ArgGroup;
-use serde::de::IntoDeserializer as _;
-use serde::de::value::{Error, StrDeserializer};
 use service::config::DurationText;
 use service::tls::ClientTls;
+use tonic::metadata::{Ascii, MetadataValue};
 
 use super::endpoints::Address;
 
@@ -48,7 +47,7 @@ pub(crate) struct Remote {
 
     /// Who the work is charged to
     #[arg(long, value_name = "NAME", requires = "endpoint", value_parser = tenant)]
-    pub(crate) tenant: Option<String>,
+    pub(crate) tenant: Option<MetadataValue<Ascii>>,
 
     /// How long a line may take at the gateway, as in 30s; its conversations have the status deadline_exceeded then
     /// [default: as long as it takes]
@@ -153,7 +152,7 @@ pub(crate) struct Bench {
 
     /// Who the work is charged to
     #[arg(long, value_name = "NAME", value_parser = tenant)]
-    pub(crate) tenant: Option<String>,
+    pub(crate) tenant: Option<MetadataValue<Ascii>>,
 
     /// How long a call may take
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = length)]
@@ -219,10 +218,7 @@ impl TlsArgs {
 pub(super) fn length(text: &str) -> Result<Duration, String> {
     let length = match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
-        Err(_) => {
-            let text: StrDeserializer<'_, Error> = text.into_deserializer();
-            DurationText::deserialize(text).map_err(|error| error.to_string())
-        }
+        Err(_) => DurationText::parse(text),
     };
     match length? {
         Duration::ZERO => Err("expected more than nothing".to_owned()),
@@ -246,9 +242,10 @@ fn pace(text: &str) -> Result<Duration, String> {
 }
 
 /// A name that fits into metadata.
-pub(super) fn tenant(text: &str) -> Result<String, String> {
+pub(super) fn tenant(text: &str) -> Result<MetadataValue<Ascii>, String> {
     let sound = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-    if sound { Ok(text.to_owned()) } else { Err("expected 1 to 64 ASCII characters".to_owned()) }
+    let name = text.parse().ok().filter(|_| sound);
+    name.ok_or_else(|| "expected 1 to 64 ASCII characters".to_owned())
 }
 
 #[cfg(test)]

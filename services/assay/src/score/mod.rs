@@ -3,11 +3,11 @@
 //! written in the order of the input.
 
 mod answers;
+mod convert;
 mod files;
 mod here;
 mod lines;
 mod report;
-mod wire;
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead};
@@ -45,10 +45,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 async fn score(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
-    let tenant = args.remote.tenant.as_deref().map(str::parse).transpose().context("--tenant")?;
     let options = client::Options {
-        reading: wire::options(args.model.as_deref(), &args.limits),
-        tenant,
+        reading: convert::options(args.model.as_deref(), &args.limits),
+        tenant: args.remote.tenant.clone(),
         timeout: args.remote.timeout,
         patience: args.remote.retry_for,
         ..client::Options::default()
@@ -108,7 +107,7 @@ fn read_ahead(lines: Lines<Box<dyn BufRead + Send>>) -> Result<ReceiverStream<Wo
         for line in lines {
             let end = line.is_err();
             let work = match line {
-                Ok(Given { line, input: Some(input) }) => Work::new(Ok(line), wire::item(input)),
+                Ok(Given { line, input: Some(input) }) => Work::new(Ok(line), convert::item(input)),
                 Ok(Given { line, input: None }) => Work::none(Ok(line)),
                 Err(error) => Work::none(Err(error)),
             };
@@ -153,7 +152,7 @@ impl Run {
             let mut results = answer.results.into_iter();
             let outcome = |item| match item {
                 Ok(()) => match results.next() {
-                    Some(result) => result.map_err(|failure| wire::failure(failure, self.longer)),
+                    Some(result) => result.map_err(|failure| convert::failure(failure, self.longer)),
                     None => Err(ItemFailure::new("the group has no responses")),
                 },
                 Err(failure) => Err(failure),

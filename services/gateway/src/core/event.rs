@@ -18,30 +18,30 @@ pub enum Event {
     Registry(News),
     /// The leader at the end of a link introduces itself.
     Welcomed {
-        /// Where.
+        /// The link of the leader.
         link: LinkId,
-        /// As what.
+        /// What the leader says it serves.
         welcome: Welcome,
     },
     /// A replica takes no more work and finishes what it has.
     Draining(LinkId),
     /// A link has ended, or was never opened, and with it goes all that the replica had.
     Ended {
-        /// Which.
+        /// The link that has ended.
         link: LinkId,
-        /// Why.
+        /// How it ended.
         why: NoLink,
     },
     /// A replica changes what may be sent to it.
     Granted {
-        /// Where.
+        /// The link of the replica.
         link: LinkId,
         /// How many tokens more; less than none are taken back.
         tokens: i64,
     },
     /// A replica answers.
     Answered {
-        /// Where.
+        /// The link of the replica.
         link: LinkId,
         /// What it says, in any order.
         answers: Vec<Answer>,
@@ -86,7 +86,7 @@ pub enum Action {
     Refuse {
         /// Which request.
         request: RequestId,
-        /// Why.
+        /// What it was refused for.
         refusal: Refusal,
     },
     /// Open a link to the leader of a replica. It ends once, or is hung up.
@@ -102,23 +102,23 @@ pub enum Action {
     },
     /// Close a link. Nothing more is heard of it.
     HangUp {
-        /// Which.
+        /// The link to close.
         link: LinkId,
     },
     /// Tell whoever wants to know what is served from now on.
     Serving(Serving),
     /// Send a piece to a replica.
     Send {
-        /// Where.
+        /// The link of the replica.
         link: LinkId,
-        /// What.
+        /// The piece, for whom, and until when.
         dispatch: Dispatch,
     },
     /// Tell a replica that nobody waits for a piece any more.
     Withdraw {
-        /// Where.
+        /// The link of the replica.
         link: LinkId,
-        /// What.
+        /// The piece, and the attempt at it.
         tag: Tag,
     },
     /// Answer a conversation. Each conversation of a request that came in and was not cancelled has one answer.

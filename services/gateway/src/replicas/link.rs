@@ -17,7 +17,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use super::wire as convert;
+use super::convert;
 use crate::core::{Event, LinkId, NoLink, Version, Welcome};
 use crate::runner::Outgoing;
 

@@ -1,8 +1,8 @@
 //! What is between the core and the world: the registry, which says who is there, and the links to leaders.
 
+mod convert;
 mod link;
 mod record;
-mod wire;
 
 use std::collections::HashSet;
 

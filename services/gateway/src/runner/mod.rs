@@ -87,7 +87,7 @@ pub(crate) struct Runner {
     inbox: mpsc::UnboundedReceiver<Command>,
     /// For links to speak through, which does not keep the task alive.
     watcher: Watcher,
-    requests: HashMap<RequestId, Waiting>,
+    requests: HashMap<RequestId, OpenRequest>,
     dialer: Arc<Dialer>,
     links: HashMap<LinkId, Link>,
     serving: watch::Sender<Serving>,
@@ -97,7 +97,7 @@ pub(crate) struct Runner {
 }
 
 /// A request that waits for answers.
-struct Waiting {
+struct OpenRequest {
     answer: oneshot::Sender<Result<Vec<Outcome>, Refusal>>,
     outcomes: Vec<Outcome>,
     conversations: usize,
@@ -177,7 +177,7 @@ impl Runner {
 
     fn admit(&mut self, Admit { request, traceparent, span, answer }: Admit) {
         let conversations = request.conversations() as usize;
-        let waiting = Waiting {
+        let open = OpenRequest {
             answer,
             outcomes: Vec::with_capacity(conversations),
             conversations,
@@ -186,7 +186,7 @@ impl Runner {
             _stage: tracing::debug_span!(target: STAGE, parent: &span, "queue"),
             parent: span,
         };
-        self.requests.insert(request.id, waiting);
+        self.requests.insert(request.id, open);
         self.happens(Event::Admit(request));
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as Shared, PoisonError};
 
-use client::{Event, Gateway, Link, Terms};
+use client::{Connection, Exchange, Reply, Terms};
 use proto::v1;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
@@ -16,7 +16,7 @@ pub(super) type Answer = Result<(Vec<v1::Result>, v1::Timing), Status>;
 
 /// Calls one gateway.
 pub(super) struct Caller {
-    gateway: Gateway,
+    gateway: Connection,
     terms: Terms,
     /// The stream, where there is to be one.
     stream: Option<Mutex<Option<Session>>>,
@@ -36,7 +36,7 @@ type Waiting = Arc<Shared<Option<HashMap<u64, oneshot::Sender<v1::ScoreStreamRes
 // === impl Caller ===
 
 impl Caller {
-    pub(super) fn new(gateway: Gateway, terms: Terms, stream: bool) -> Self {
+    pub(super) fn new(gateway: Connection, terms: Terms, stream: bool) -> Self {
         Self { gateway, terms, stream: stream.then(Mutex::default) }
     }
 
@@ -78,13 +78,14 @@ impl Caller {
     async fn open(&self) -> Result<Session, Status> {
         // each item has the time of a call, the stream as long as it takes
         let terms = Terms { timeout: None, ..self.terms.clone() };
-        let link = Link::open(&self.gateway, &terms).await?;
+        let exchange = Exchange::open(&self.gateway, &terms).await?;
         let waiting: Waiting = Arc::new(Shared::new(Some(HashMap::new())));
-        let session = Session { requests: link.requests.clone(), waiting: Arc::clone(&waiting), next: Arc::default() };
+        let session =
+            Session { requests: exchange.requests.clone(), waiting: Arc::clone(&waiting), next: Arc::default() };
         tokio::spawn(async move {
             // all of it: what is left behind would be dropped, and the stream with it
-            let mut link = link;
-            while let Some(Event::Answer(answer)) = link.events.recv().await {
+            let mut exchange = exchange;
+            while let Some(Reply::Answer(answer)) = exchange.replies.recv().await {
                 let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(sender) = waiting.as_mut().and_then(|waiting| waiting.remove(&answer.id)) {
                     // whoever has waited long enough is gone

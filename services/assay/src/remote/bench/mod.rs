@@ -60,8 +60,7 @@ pub(crate) fn run(args: &Bench) -> Result<ExitCode> {
 /// A way to each of the gateways.
 async fn callers(mut endpoints: Endpoints, args: &Bench) -> Result<Vec<Arc<Caller>>> {
     let options = v1::Options { model: args.model.clone().unwrap_or_default(), ..v1::Options::default() };
-    let tenant = args.tenant.as_deref().map(str::parse).transpose().context("--tenant")?;
-    let terms = Terms { options, tenant, timeout: Some(args.timeout) };
+    let terms = Terms { options, tenant: args.tenant.clone(), timeout: Some(args.timeout) };
     let hint = |name: &str| format!("`assay status --endpoint {name}` may say more");
     let mut callers = Vec::new();
     for _ in 0..endpoints.count() {

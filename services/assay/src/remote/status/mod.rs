@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use client::{Endpoints, Gateway, in_words};
+use client::{Connection, Endpoints, in_words};
 use proto::v1;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -113,7 +113,7 @@ fn print(text: &str, in_place: bool) -> io::Result<()> {
 /// Who reads gateways.
 struct Observer {
     endpoints: Endpoints,
-    gateway: Option<Gateway>,
+    gateway: Option<Connection>,
     /// The reading before, for what changes from one to the next.
     last: Option<(Instant, v1::GetStatusResponse)>,
 }
@@ -145,7 +145,7 @@ impl Observer {
         bail!("{}; is the gateway up, and is this its port for gRPC?", reasons.join("; "))
     }
 
-    fn keep(&mut self, gateway: Gateway, mut reading: v1::GetStatusResponse) -> v1::GetStatusResponse {
+    fn keep(&mut self, gateway: Connection, mut reading: v1::GetStatusResponse) -> v1::GetStatusResponse {
         let (now, fresh) = (Instant::now(), reading.clone());
         if let Some((then, last)) = &self.last {
             measure_since(&mut reading, last, now - *then);

@@ -3,9 +3,9 @@
 use super::*;
 use crate::in_words;
 
-fn gateway() -> Gateway {
+fn gateway() -> Connection {
     let channel = tonic::transport::Endpoint::from_static("http://nowhere").connect_lazy();
-    Gateway { name: "gw".to_owned(), channel }
+    Connection { name: "gw".to_owned(), channel }
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ pub struct Endpoints {
 
 /// A connection to a gateway. Clones share it.
 #[derive(Clone)]
-pub struct Gateway {
+pub struct Connection {
     /// What its endpoint is called.
     pub name: String,
     channel: Channel,
@@ -76,7 +76,7 @@ impl Endpoint {
 // === impl Endpoints ===
 
 impl Endpoints {
-    /// These.
+    /// Gateways to be walked in this order, from the first on.
     ///
     /// # Errors
     /// If there is none.
@@ -98,19 +98,19 @@ impl Endpoints {
     ///
     /// # Errors
     /// Which one it was, and what is wrong, if that fails.
-    pub async fn dial(&mut self) -> Result<Gateway, (String, Status)> {
+    pub async fn dial(&mut self) -> Result<Connection, (String, Status)> {
         let Endpoint { name, network, address } = &self.list[self.next % self.list.len()];
         self.next = (self.next + 1) % self.list.len();
         match network.dial(address, PATIENCE).await {
-            Ok(channel) => Ok(Gateway { name: name.clone(), channel }),
+            Ok(channel) => Ok(Connection { name: name.clone(), channel }),
             Err(error) => Err((name.clone(), Status::unavailable(in_full(&error)))),
         }
     }
 }
 
-// === impl Gateway ===
+// === impl Connection ===
 
-impl Gateway {
+impl Connection {
     /// The models that it serves.
     ///
     /// # Errors

@@ -11,12 +11,12 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use crate::connection::{Connection, Terms};
 use crate::error::{in_words, retry_after};
-use crate::gateway::{Gateway, Terms};
 
 /// Something that a gateway did.
 #[derive(Debug)]
-pub enum Event {
+pub enum Reply {
     /// It answered an item.
     Answer(v1::ScoreStreamResponse),
     /// It has no room for the item of this number before so long.
@@ -26,61 +26,61 @@ pub enum Event {
 }
 
 /// A gateway that takes items. Dropped, it takes no more.
-pub struct Link {
+pub struct Exchange {
     /// What it is to score. The first request of a stream says how they are read.
     pub requests: mpsc::Sender<v1::ScoreStreamRequest>,
     /// What it does.
-    pub events: mpsc::Receiver<Event>,
+    pub replies: mpsc::Receiver<Reply>,
     _task: JoinSet<()>,
 }
 
 /// Items on the way to the connection, and answers on the way from it.
 const BETWEEN: usize = 16;
 
-// === impl Link ===
+// === impl Exchange ===
 
-impl Link {
+impl Exchange {
     /// Begins to send items: over a stream, or in a call for each if the terms have a time for it.
     ///
     /// # Errors
     /// What the stream ended with, before it began.
-    pub async fn open(gateway: &Gateway, terms: &Terms) -> Result<Self, Status> {
+    pub async fn open(gateway: &Connection, terms: &Terms) -> Result<Self, Status> {
         let (requests, outbound) = mpsc::channel(BETWEEN);
-        let (sender, events) = mpsc::channel(BETWEEN);
+        let (sender, replies) = mpsc::channel(BETWEEN);
         let mut task = JoinSet::new();
         if terms.timeout.is_some() {
             task.spawn(call_each(gateway.clone(), terms.clone(), outbound, sender));
-            return Ok(Self { requests, events, _task: task });
+            return Ok(Self { requests, replies, _task: task });
         }
         // nothing is read by the gateway before it answers that it will
         let request = terms.request(ReceiverStream::new(outbound));
         let mut inbound = gateway.rewards().score_stream(request).await?.into_inner();
         task.spawn(async move {
             loop {
-                let event = match inbound.message().await {
-                    Ok(Some(answer)) => Event::Answer(answer),
-                    Ok(None) => Event::Broken(Status::unavailable("the gateway ended the stream")),
-                    Err(status) => Event::Broken(status),
+                let reply = match inbound.message().await {
+                    Ok(Some(answer)) => Reply::Answer(answer),
+                    Ok(None) => Reply::Broken(Status::unavailable("the gateway ended the stream")),
+                    Err(status) => Reply::Broken(status),
                 };
-                let last = matches!(event, Event::Broken(_));
-                if sender.send(event).await.is_err() || last {
+                let last = matches!(reply, Reply::Broken(_));
+                if sender.send(reply).await.is_err() || last {
                     return;
                 }
             }
         });
-        Ok(Self { requests, events, _task: task })
+        Ok(Self { requests, replies, _task: task })
     }
 }
 
 async fn call_each(
-    gateway: Gateway,
+    gateway: Connection,
     terms: Terms,
     mut outbound: mpsc::Receiver<v1::ScoreStreamRequest>,
-    events: mpsc::Sender<Event>,
+    replies: mpsc::Sender<Reply>,
 ) {
     let mut calls = JoinSet::new();
     loop {
-        let event = tokio::select! {
+        let reply = tokio::select! {
             request = outbound.recv() => match request {
                 Some(request) => {
                     calls.spawn(call(gateway.clone(), terms.clone(), request));
@@ -89,32 +89,32 @@ async fn call_each(
                 None => return,
             },
             Some(done) = calls.join_next() => done.unwrap_or_else(|error| {
-                Event::Broken(Status::internal(format!("a call failed: {error}")))
+                Reply::Broken(Status::internal(format!("a call failed: {error}")))
             }),
         };
-        if events.send(event).await.is_err() {
+        if replies.send(reply).await.is_err() {
             return;
         }
     }
 }
 
-async fn call(gateway: Gateway, terms: Terms, request: v1::ScoreStreamRequest) -> Event {
+async fn call(gateway: Connection, terms: Terms, request: v1::ScoreStreamRequest) -> Reply {
     let v1::ScoreStreamRequest { id, item, .. } = request;
     let count = item.as_ref().map_or(1, v1::Item::conversations);
     let status = match gateway.score(item.into_iter().collect(), &terms).await {
         Ok(v1::ScoreResponse { mut items, timing }) => {
-            return Event::Answer(v1::ScoreStreamResponse { id, item: items.pop(), timing });
+            return Reply::Answer(v1::ScoreStreamResponse { id, item: items.pop(), timing });
         }
         Err(status) => status,
     };
     let outcome = match (status.code(), retry_after(&status)) {
-        (Code::ResourceExhausted, Some(delay)) => return Event::Full(id, delay),
+        (Code::ResourceExhausted, Some(delay)) => return Reply::Full(id, delay),
         (Code::ResourceExhausted, None) => v1::Status::Invalid,
         // tonic's own clock says cancelled
         (Code::DeadlineExceeded | Code::Cancelled, _) => v1::Status::DeadlineExceeded,
-        _ => return Event::Broken(status),
+        _ => return Reply::Broken(status),
     };
     let result = v1::Result { status: outcome.into(), error: in_words(&status), ..v1::Result::default() };
     let item = v1::ItemResult { results: vec![result; count] };
-    Event::Answer(v1::ScoreStreamResponse { id, item: Some(item), timing: None })
+    Reply::Answer(v1::ScoreStreamResponse { id, item: Some(item), timing: None })
 }

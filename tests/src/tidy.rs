@@ -52,7 +52,6 @@ const LINKS: &[(&str, &[&str])] = &[
     ("cc", &["model"]),
     ("tokenizers", &["prompt"]),
     ("minijinja", &["prompt"]),
-    ("minijinja-contrib", &["prompt"]),
     ("hf-hub", &["checkpoint"]),
     ("ureq", &["checkpoint"]),
     ("clap", &["assay"]),

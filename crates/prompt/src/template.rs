@@ -1,17 +1,19 @@
 //! The chat template: messages to text, as `apply_chat_template` of transformers renders them. A template is compiled
 //! once and tried on a few conversations: what fails for all of them fails for every one, and is said at the start. So is
-//! learned which roles' content the template takes as a list of parts. It comes with a checkpoint, so it may be wrong or hostile: fuel bounds the time it takes and the memory it asks
-//! for, and the recursion limit the stack. One thing stays unbounded: printing a list that a template built to hold
-//! itself twice, many levels deep. A template comes with the weights, from whoever the operator trusts for those.
+//! learned which roles' content the template takes as a list of parts. minijinja runs it, with Python's meaning of what
+//! templates do ([`crate::python`]; docs/adr/0018). It comes with a checkpoint, so it may be wrong or hostile: fuel bounds
+//! the time it takes and the memory it asks for, and the recursion limit the stack.
 
-use std::borrow::Cow;
+mod source;
+mod translate;
+
 use std::error::Error as _;
 use std::fmt;
 use std::str::FromStr;
 use std::thread;
 
 use jiff::civil;
-use minijinja::machinery::{Token, tokenize};
+use minijinja::machinery::{self, Token};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, ErrorKind, Value, context};
@@ -100,31 +102,19 @@ impl Template {
     /// Compile the template of a model; `None` if it has none.
     pub(crate) fn new(config: &Config, date: Date) -> Result<Option<Self>, Error> {
         let Some((text, source)) = &config.template else { return Ok(None) };
-        let wrong = |error: minijinja::Error| Error::Template { file: source.file, message: error.to_string() };
-        let mut env = Environment::new();
-        env.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(wrong)?);
-        env.set_debug(false);
-        env.set_fuel(Some(FUEL));
-        env.set_auto_escape_callback(|_| AutoEscape::None);
-        env.set_unknown_method_callback(python::method);
-        env.add_filter("tojson", python::tojson);
-        env.add_filter("trim", python::trim);
-        env.add_test("sequence", python::is_sequence);
-        env.add_function("raise_exception", raise_exception);
-        env.add_function("strftime_now", move |format: &str| date.format(format));
-        env.add_global("add_generation_prompt", false);
-        env.add_global("tools", ());
-        env.add_global("documents", ());
-        for (name, token) in &config.named {
-            env.add_global(name.clone(), token.content.as_str());
-        }
-        let text = without_generation_tags(text).into_owned();
+        let wrong = |message: String| Error::Template { file: source.file, message };
         if text.len() > MAX_TEMPLATE {
-            let message = format!("{} bytes are more than the limit of {MAX_TEMPLATE}", text.len());
-            return Err(Error::Template { file: source.file, message });
+            return Err(wrong(format!("{} bytes are more than the limit of {MAX_TEMPLATE}", text.len())));
         }
+        let named = config.named.iter().map(|(name, token)| (name.clone(), Value::from(token.content.as_str())));
+        let given = [("add_generation_prompt", Value::from(false)), ("tools", ().into()), ("documents", ().into())];
+        let variables: Vec<_> = given.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(named).collect();
+        let names: Vec<_> = variables.iter().map(|(name, _)| name.clone()).chain(["messages".to_owned()]).collect();
+        let text = source::normalized(text).map_err(wrong)?;
+        let mut env = engine(date);
+        variables.into_iter().for_each(|(name, value)| env.add_global(name, value));
+        compile(&mut env, &text, &names).map_err(wrong)?;
         let literals = literals(&text);
-        compile(&mut env, text).map_err(wrong)?;
         let mut template = Self { env, literals, failure: None, parts: Vec::new() };
         template.failure = template.try_out();
         template.parts = Role::ALL.into_iter().filter(|role| template.takes_parts(*role)).collect();
@@ -199,16 +189,39 @@ impl Template {
     }
 }
 
-/// The compiler recurses on some nested expressions without a limit, so it gets a stack (of address space, not memory)
+/// An engine with what transformers gives a template besides its variables.
+fn engine(date: Date) -> Environment<'static> {
+    let mut env = Environment::empty();
+    env.set_fuel(Some(FUEL));
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    python::install(&mut env);
+    env.add_function("raise_exception", raise_exception);
+    env.add_function("strftime_now", move |format: &str| date.format(format));
+    env
+}
+
+/// The parser recurses on some nested expressions without a limit, so it gets a stack (of address space, not memory)
 /// that the longest template cannot use up.
-fn compile(env: &mut Environment<'static>, text: String) -> Result<(), minijinja::Error> {
-    let failed = |what: &str| minijinja::Error::new(ErrorKind::InvalidOperation, what.to_owned());
+fn compile(env: &mut Environment<'static>, text: &str, given: &[String]) -> Result<(), String> {
+    let mut compile = || {
+        let syntax = syntax()?;
+        let template = machinery::parse(text, NAME, syntax).map_err(|error| error.to_string())?;
+        let text = translate::translated(&template, given)?;
+        let exact = SyntaxConfig::builder().keep_trailing_newline(true).build();
+        env.set_syntax(exact.map_err(|error| error.to_string())?);
+        env.add_template_owned(NAME, text).map_err(|error| error.to_string())
+    };
     thread::scope(|scope| {
         let worker = thread::Builder::new().stack_size(MAX_TEMPLATE * STACK_PER_BYTE);
-        let worker = worker.spawn_scoped(scope, || env.add_template_owned(NAME, text));
-        let worker = worker.map_err(|error| failed(&format!("no thread to compile it: {error}")))?;
-        worker.join().unwrap_or_else(|_| Err(failed("the compiler panicked")))
+        let worker = worker.spawn_scoped(scope, &mut compile);
+        let worker = worker.map_err(|error| format!("no thread to compile it: {error}"))?;
+        worker.join().unwrap_or_else(|_| Err("the compiler panicked".to_owned()))
     })
+}
+
+fn syntax() -> Result<SyntaxConfig, String> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    syntax.map_err(|error| error.to_string())
 }
 
 /// A message as a template sees it. A message's reasoning is found under all its names, as transformers does since 5.
@@ -225,8 +238,7 @@ pub(crate) fn message_value(mut fields: Map<String, Json>) -> Json {
 
 /// The text of a template and its string literals, zeros between them (`_get_template_literal_text` of transformers).
 fn literals(template: &str) -> String {
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    let tokens = tokenize(template, false, syntax.unwrap_or_default()).map_while(Result::ok);
+    let tokens = machinery::tokenize(template, false, syntax().unwrap_or_default()).map_while(Result::ok);
     let texts = tokens.filter_map(|(token, _)| match token {
         Token::TemplateData(text) | Token::Str(text) => Some(text.to_owned()),
         Token::String(text) => Some(text.into_string()),
@@ -250,61 +262,6 @@ fn raised(error: &minijinja::Error) -> Option<String> {
         source = error.source();
     }
     None
-}
-
-/// transformers adds the tags `{% generation %}` and `{% endgeneration %}`, which mark what the assistant wrote and print
-/// it unchanged, with a scope of its own for variables. `{% with %}` does just that, so it takes their place.
-fn without_generation_tags(template: &str) -> Cow<'_, str> {
-    if !template.contains("generation") {
-        return Cow::Borrowed(template);
-    }
-    let mut out = String::with_capacity(template.len());
-    let mut rest = template;
-    let mut raw = false;
-    while let Some(at) = rest.find("{%").into_iter().chain(rest.find("{{")).chain(rest.find("{#")).min() {
-        let (before, block) = rest.split_at(at);
-        out.push_str(before);
-        let length = match &block[..2] {
-            _ if raw && !block.starts_with("{%") => 2,
-            "{#" => block.find("#}").map_or(block.len(), |end| end + 2),
-            "{{" => block_length(block, "}}"),
-            _ => block_length(block, "%}"),
-        };
-        let (block, after) = block.split_at(length);
-        rest = after;
-        let inner = block.strip_prefix("{%").and_then(|block| block.strip_suffix("%}")).unwrap_or_default();
-        let tag = inner.trim_matches(['-', '+']).trim();
-        match tag {
-            "raw" => raw = true,
-            "endraw" => raw = false,
-            _ => {}
-        }
-        match tag {
-            "generation" if !raw => out.push_str(&block.replace("generation", "with")),
-            "endgeneration" if !raw => out.push_str(&block.replace("endgeneration", "endwith")),
-            _ => out.push_str(block),
-        }
-    }
-    out.push_str(rest);
-    Cow::Owned(out)
-}
-
-/// The length of a block up to and with its end, which is not looked for inside string literals.
-fn block_length(block: &str, end: &str) -> usize {
-    let mut quote = None;
-    let mut escaped = false;
-    for (at, c) in block.char_indices().skip(2) {
-        match quote {
-            Some(_) if escaped => escaped = false,
-            Some(_) if c == '\\' => escaped = true,
-            Some(open) if c == open => quote = None,
-            Some(_) => {}
-            None if c == '"' || c == '\'' => quote = Some(c),
-            None if block[at..].starts_with(end) => return at + end.len(),
-            None => {}
-        }
-    }
-    block.len()
 }
 
 #[cfg(test)]

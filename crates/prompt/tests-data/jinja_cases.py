@@ -146,7 +146,37 @@ class Generator:
         last = f" else {self.expr(depth - 1)}" if self.rng.random() < 0.8 else ""
         return f"({self.expr(depth - 1)} if {self.expr(depth - 1)}{last})"
 
+    # expressions of a known type, which seldom fail
+
+    def text(self):
+        return self.pick("s", "messages[0].content|string", "messages[-1].role", "(s ~ n)", "'a b'", "bos_token", "(x|string)", "s[1:4]",
+                         "'-' * 3", "(f|string)", "(y|tojson)", "s|upper", "('it\\'s ' + s)", "messages[0]['role']")
+
+    def number(self):
+        return self.pick("n", "2", "3.5", "l|length", "f", "-1", "(n + 1)", "7", "s|length", "true")
+
+    def collection(self):
+        return self.pick("messages", "l", "[1, 2, 3]", "messages[1:]", "s.split()", "range(4)|list", "(1, 'b')", "['b', 'a']", "d.items()|list")
+
+    def typed(self):
+        return self.pick(
+            f"({self.text()} ~ {self.text()})", f"({self.text()} + {self.text()})", f"({self.number()} + {self.number()})",
+            f"({self.number()} * 2)", f"({self.number()} - {self.number()})", f"({self.number()} / 3)", f"({self.number()} // 2)",
+            f"({self.number()} % 3)", f"({self.number()} < {self.number()})", f"({self.text()} < {self.text()})",
+            f"({self.text()} in {self.text()})", f"({self.text()} in {self.collection()})", f"({self.text()} == {self.text()})",
+            f"({self.collection()} + [n])" if self.rng.random() < 0.1 else f"{self.collection()}|length", f"{self.collection()}[0]",
+            f"{self.collection()}[-1]", f"{self.collection()}|first", f"{self.collection()}|last", f"{self.collection()}|join('|')",
+            f"{self.collection()}|list", f"{self.collection()}|reverse|list", f"{self.collection()}|map('string')|join(',')",
+            f"{self.collection()}|tojson", f"{self.collection()}[::2]", f"{self.collection()}[:-1]", f"({self.number()} is odd)",
+            f"({self.collection()} is sequence)", f"({self.text()} is string)", f"({self.number()})|round(1)", f"({self.number()})|string",
+            f"({self.text()})[0]", f"({self.text()})[1:]", f"({self.text()})|trim", f"({self.text()})|replace('a', '<b>')",
+            f"({self.text()} if {self.number()} else {self.text()})", f"({self.text()} or {self.text()})", f"('%s|%5s' % ({self.text()}, 1))",
+            f"'{{:>6}}|{{}}'.format({self.text()}, {self.number()})", f"({self.text()})|e", f"d|dictsort", f"d|tojson(indent=2)", "d|items|list",
+            f"({self.number()} <= {self.number()} < {self.number()})", f"(not {self.text()})", "(loop is defined)", "(d.items is callable)")
+
     def operator(self, depth):
+        if self.rng.random() < 0.7:
+            return self.typed()
         a, b = self.expr(depth - 1), self.expr(depth - 1)
         op = self.rng.choice(["+", "-", "*", "/", "//", "%", "~", "~", "~", "==", "!=", "<", "<=", ">", ">=", "in", "not in", "and",
                               "or"])
@@ -158,15 +188,15 @@ class Generator:
         if shape < 0.1:
             return f"-{a}"
         if shape < 0.2:
-            return f"not {a}"
+            return f"(not {a})"
         if shape < 0.3:
-            return f"({a} < {b} < {self.expr(depth - 1)})"
+            return f"({a} < {self.name()} < {self.expr(depth - 1)})"
         if shape < 0.4:
             return f"({a} ~ {b} ~ {self.expr(depth - 1)})"
         return f"({a} {op} {b})"
 
     def index(self, depth):
-        of = self.pick(self.name(), self.expr(depth - 1))
+        of = self.pick(self.name(), self.name(), f"({self.expr(depth - 1)}|string)")
         return self.pick(f"{of}[0]", f"{of}[-1]", f"{of}['a']", f"{of}.name", f"({of}.items is callable)", f"{of}[1:]", f"{of}[:2]", f"{of}[::-1]",
                          f"{of}[-2:]", f"{of}[n]", f"{of}.0", f"{of}[1:3]", f"{of}[{self.expr(depth - 1)}]")
 
@@ -191,6 +221,8 @@ class Generator:
                    "trim('ab ')", "truncate(9)", "truncate(9, true)", "truncate(7, false, '..', 0)", "unique|list", "upper", "urlencode",
                    "wordcount", "batch(2)|list", "batch(2, 'z')|list", "groupby('role')", "format(1, 'a')", "attr('role')",
                    "tojson|length", "list|length", "string|length", "select('gt', 1)|list", "map('trim')|join", "list|last|string"]
+        if self.rng.random() < 0.5:
+            return self.typed()
         return f"{self.pick(self.name(), '(' + self.expr(depth - 1) + ')')}|{self.rng.choice(filters)}"
 
     def method(self, depth):
@@ -202,7 +234,8 @@ class Generator:
                 "isdecimal()", "isnumeric()", "isidentifier()", "isprintable()", "isascii()", "join(['a', 'b'])", "join('xyz')",
                 "partition(' ')", "rpartition('l')", "removeprefix('h')", "removesuffix('o')", "expandtabs(4)", "format(1, 'b')",
                 "format(n)", "casefold()", "find('o', 2)", "format_map({'a': 1})"]
-        of = self.pick("s", "s", "messages[0].content", "(s ~ x)", "'hello %s'", "'a{}b'", "'{0:>5}|{1!r}'", self.expr(depth - 1))
+        of = self.pick("s", "s", "messages[0].content", "(s ~ x)", "'hello %s'", "'a{}b'", f"({self.text()})", f"({self.text()})",
+                       f"({self.expr(depth - 1)})" if self.rng.random() < 0.3 else "s")
         other = ["d.items()|list", "d.keys()|list", "d.values()|list", "d.get('a')", "d.get('zz', 'q')", "d.items()", "d.keys()", "d.copy()",
                  "l.count(1)", "l.index(1)", "d.pop('a')", "l.append(1)", "x.items()", "x.get('name')", "x.keys()|list", "d.items()|first",
                  "l.copy()", "f.is_integer()"]
@@ -221,7 +254,7 @@ class Generator:
 
     def function(self, depth):
         return self.pick("range(3)", "range(1, 4)|list", "range(5, 0, -2)|list", "range(n)|length", "namespace(a=1)", "namespace(a=1).a",
-                         "namespace() is mapping", "namespace() is iterable", "range(3) is sequence", "dict(a=1, b=x)", "dict(d)",
+                         "(namespace() is mapping)", "(namespace() is iterable)", "(range(3) is sequence)", "dict(a=1, b=x)", "dict(d)",
                          "strftime_now('%d %b %Y')", "cycler('a', 'b').next()", "joiner('|')()", "range(3)[1]", "range(3)", "range(2, 9, 3)",
                          "namespace(d, z=2).z", "dict([('a', 1)])", "cycler(1, 2).current", f"dict(a={self.expr(depth - 1)}).a")
 
@@ -285,7 +318,7 @@ class Generator:
         head = self.pick(f"macro {name}(a)", f"macro {name}(a, b='z')", f"macro {name}(a=n, b=a)", f"macro {name}()")
         call = self.pick(f"{name}(1)", f"{name}(s, b=2)", f"{name}()", f"{name}(b=3)", f"{name}(1, 2)", f"{name}(s)|upper", f"{name}(*l)",
                          f"{name}(**d)", f"{name}(1, 2, 3)", f"{name}(zz=1)")
-        inner = self.body(depth - 1) + self.print(self.pick("a", "b", "a ~ b", "varargs", "kwargs", "s", "caller is defined", "v"))
+        inner = self.body(depth - 1) + self.print(self.pick("a", "b", "a ~ b", "a is defined", "s", "caller is defined", "v"))
         return self.tag(head) + inner + self.tag("endmacro") + self.print(call)
 
     def rare(self, depth):

@@ -1,17 +1,13 @@
-//! String methods and `tojson` against what Python 3 gives.
+//! Methods, filters and operators against what Python 3 gives; random ones are compared in the tests of templates.
 
-use minijinja::{Environment, context};
+use minijinja::{Environment, Error, context};
 
 use super::*;
 
 fn eval(expression: &str) -> Result<String, Error> {
-    let mut env = Environment::new();
-    env.set_unknown_method_callback(method);
-    env.add_filter("tojson", tojson);
-    env.add_filter("trim", trim);
-    env.compile_expression(expression)?
-        .eval(context! { s => " a\x1c b \u{a0}", deep => 1 })
-        .map(|value| value.to_string())
+    let mut env = Environment::empty();
+    install(&mut env);
+    env.render_str(&format!("{{{{ {expression} }}}}"), context! { s => " a\x1c b \u{a0}", deep => 1 })
 }
 
 fn check(expression: &str, python: &str) {
@@ -31,7 +27,7 @@ fn splitting_is_pythons() {
     check("' a b'.split(none, 0)", "['a b']");
     check("'a\\r\\nb\\n\\nc\\n'.splitlines()", "['a', 'b', '', 'c']");
     check(
-        "'a-b-c'.partition('-')[0] ~ 'a-b-c'.rpartition('-')[0] ~ 'a'.partition('-')[0] ~ 'a'.rpartition('-')[2]",
+        "'a-b-c'.partition('-')[0]|_concat('a-b-c'.rpartition('-')[0], 'a'.partition('-')[0], 'a'.rpartition('-')[2])",
         "aa-baa",
     );
     assert!(eval("'a'.split('')").is_err());
@@ -40,10 +36,10 @@ fn splitting_is_pythons() {
 
 #[test]
 fn stripping_is_pythons() {
-    check("'[' ~ s.strip() ~ ']'", "[a\x1c b]");
-    check("'[' ~ '\x1f x \x1e'|trim ~ ']'", "[x]");
-    check("'xxaxx'.strip('x') ~ 'xxa'.lstrip('x') ~ 'axx'.rstrip('x') ~ 'xyaxy'|trim('yx')", "aaaa");
-    check("'<a>b'.removeprefix('<a>') ~ 'b</a>'.removesuffix('</a>') ~ 'b'.removeprefix('x')", "bbb");
+    check("'['|_concat(s.strip(), ']')", "[a\x1c b]");
+    check("'['|_concat('\x1f x \x1e'|trim, ']')", "[x]");
+    check("'xxaxx'.strip('x')|_concat('xxa'.lstrip('x'), 'axx'.rstrip('x'), 'xyaxy'|trim('yx'))", "aaaa");
+    check("'<a>b'.removeprefix('<a>')|_concat('b</a>'.removesuffix('</a>'), 'b'.removeprefix('x'))", "bbb");
     check("'don\\'t they\\'re 3d x_y'.title()", "Don'T They'Re 3D X_Y");
 }
 
@@ -61,4 +57,27 @@ fn json_is_pythons() {
     for wrong in ["missing | tojson", "1 | tojson(indent=[])", "1 | tojson(separators=['a'])", "1 | tojson(other=1)"] {
         assert!(eval(wrong).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn text_of_values_is_pythons() {
+    check(
+        "[1e16, 1.0, none, true, 'it\\'s', (1,), {'a': 0.00001}]",
+        "[1e+16, 1.0, None, True, \"it's\", (1,), {'a': 1e-05}]",
+    );
+    check("['\u{200b}', '\x00', 'é🙂']", "['\\u200b', '\\x00', 'é🙂']");
+    check("range(3)", "range(0, 3)");
+    check("{'a': 1}.items()", "dict_items([('a', 1)])");
+    check("'%5.2f|%-4s|%r|%(k)s'[:13]|_modulo((1.5, 'a', 'b'))", " 1.50|a   |'b'");
+    check("'{0:>4}|{k!r}'.format(1, k='a')", "   1|'a'");
+    assert!(eval("[1]|map('string')").is_err(), "Python prints where it lies in memory");
+}
+
+#[test]
+fn a_value_that_holds_itself_many_times_is_not_printed() {
+    let twice =
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}";
+    let mut env = Environment::empty();
+    install(&mut env);
+    assert!(env.render_str(twice, ()).is_err());
 }

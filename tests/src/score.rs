@@ -186,6 +186,23 @@ fn a_long_line_is_a_line() {
 }
 
 #[test]
+fn a_chat_template_in_place_of_the_models_own_is_another_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let template = folder.path().join("any.txt");
+    std::fs::write(&template, "{% for m in messages %}\r\n{{ m.content }}{% endfor %}").unwrap();
+    let lines = || {
+        let turns = [json!({ "role": "user", "content": "hello" }), json!({ "role": "assistant", "content": "hello" })];
+        jsonl([json!({ "messages": turns }), json!({ "text": "hellohello" })])
+    };
+    let own = score(&golden(MODEL), &[], lines());
+    let other = score(&golden(MODEL), &["--chat-template", template.to_str().unwrap()], lines());
+    assert_ne!(own.lines[0], own.lines[1]);
+    assert_eq!(other.lines[0], other.lines[1]);
+    assert_eq!(own.lines[1], other.lines[1]);
+    assert_ne!(own.stats["fingerprint"], other.stats["fingerprint"]);
+}
+
+#[test]
 fn ids_come_back_as_they_were_written() {
     let written = [
         "7",

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
+use crate::directory::CHAT_TEMPLATE;
 use crate::{Checkpoint, Error};
 
 const WHOLE: u64 = 64 * 1024;
@@ -110,7 +111,11 @@ impl Checkpoint {
     }
 
     /// The file's name within the checkpoint; shards may lie in a folder of it.
+    /// What a file is called in the checkpoint; a chat template from elsewhere is in the place of its own.
     fn name(&self, path: &Path) -> String {
+        if self.chat_template.as_deref() == Some(path) {
+            return CHAT_TEMPLATE.to_owned();
+        }
         let root = self.config.parent().unwrap_or(Path::new(""));
         path.strip_prefix(root).unwrap_or(path).display().to_string()
     }

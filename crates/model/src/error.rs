@@ -32,7 +32,7 @@ pub enum Error {
         problem: String,
     },
     /// A tensor that the model needs is in none of the files.
-    #[error("tensor {tensor} is in none of the checkpoint's {files} safetensors file(s) ({first} ...)")]
+    #[error("tensor {tensor} is in none of the checkpoint's {files} safetensors file(s) ({first} ...){hint}")]
     MissingTensor {
         /// The tensor's name.
         tensor: String,
@@ -40,6 +40,8 @@ pub enum Error {
         files: usize,
         /// The first of them.
         first: String,
+        /// What to do, where other tensors say why it is missing.
+        hint: &'static str,
     },
     /// The model cannot be split over this number of ranks.
     #[error("{what} {size} cannot be split over {world_size} ranks; world sizes that fit this model: {fitting}")]

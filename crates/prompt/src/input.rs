@@ -194,8 +194,9 @@ impl Input {
             (Some(("text", Value::String(text))), None) => Ok(Self::Text(text.clone())),
             (Some(("text", value)), None) => Err(shape("text", "a string", value)),
             (Some((at, value)), None) => {
-                Self::check_mask(object)?;
-                Ok(Self::TokenIds(ids_from_json(at, value)?))
+                let ids = ids_from_json(at, value)?;
+                Self::check_mask(object, ids.len())?;
+                Ok(Self::TokenIds(ids))
             }
             (None, _) => {
                 let found = hint(object).unwrap_or("none of them").to_owned();
@@ -214,14 +215,16 @@ impl Input {
     }
 
     /// Padded ids are scored with their padding: pooling goes by the last token that there is.
-    fn check_mask(object: &Map<String, Value>) -> Result<(), ItemError> {
+    fn check_mask(object: &Map<String, Value>, ids: usize) -> Result<(), ItemError> {
         let mask = object.get("attention_mask").filter(|mask| !mask.is_null());
-        let whole = |mask: &Value| mask.as_array().is_some_and(|mask| mask.iter().all(|seen| seen.as_u64() == Some(1)));
+        let whole = |mask: &Value| {
+            mask.as_array().is_some_and(|mask| mask.len() == ids && mask.iter().all(|seen| seen.as_u64() == Some(1)))
+        };
         match mask {
             Some(mask) if !whole(mask) => {
                 let expected =
                     "ones for all of input_ids: ids that are hidden would be scored, give them without padding";
-                Err(Fault::Shape { expected, found: "a mask that hides some".to_owned() }.at("attention_mask"))
+                Err(Fault::Shape { expected, found: "another mask".to_owned() }.at("attention_mask"))
             }
             _ => Ok(()),
         }

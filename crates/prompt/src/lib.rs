@@ -30,6 +30,8 @@ mod cache;
 mod config;
 mod encoder;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod input;
 mod python;
 mod row;

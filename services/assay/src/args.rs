@@ -70,6 +70,10 @@ pub(crate) struct Score {
     #[command(flatten)]
     hub: HubArgs,
 
+    /// A chat template in place of the model's own; the fingerprint is another with it
+    #[arg(long, value_name = "FILE", conflicts_with = "endpoint")]
+    chat_template: Option<PathBuf>,
+
     /// Conversations, as JSON Lines; - is standard input
     #[arg(long, default_value = "-", value_name = "FILE")]
     pub(crate) input: PathBuf,
@@ -165,6 +169,10 @@ pub(crate) struct ModelArgs {
 
     #[command(flatten)]
     hub: HubArgs,
+
+    /// A chat template in place of the model's own; the fingerprint is another with it
+    #[arg(long, value_name = "FILE")]
+    chat_template: Option<PathBuf>,
 }
 
 /// Where models that are not on disk come from.
@@ -232,7 +240,8 @@ impl ComputeArgs {
 impl Score {
     /// Which model to load, and where it comes from.
     pub(crate) fn choice(&self) -> ModelChoice {
-        ModelChoice { model: self.model.clone().unwrap_or_default(), hub: self.hub.options() }
+        let (model, chat_template) = (self.model.clone().unwrap_or_default(), self.chat_template.clone());
+        ModelChoice { model, hub: self.hub.options(), chat_template }
     }
 }
 
@@ -241,7 +250,8 @@ impl Score {
 impl ModelArgs {
     /// Which model, and where it comes from.
     pub(crate) fn choice(&self) -> ModelChoice {
-        ModelChoice { model: self.model.clone(), hub: self.hub.options() }
+        let (model, chat_template) = (self.model.clone(), self.chat_template.clone());
+        ModelChoice { model, hub: self.hub.options(), chat_template }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A checkpoint whose small files have been read: everything that is known of a model before its weights are loaded.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use checkpoint::{Checkpoint, Fingerprint, HubOptions};
@@ -15,6 +15,8 @@ pub(crate) struct ModelChoice {
     /// A directory, or `owner/name` on the hub.
     pub(crate) model: String,
     pub(crate) hub: HubOptions,
+    /// A chat template in place of the model's own.
+    pub(crate) chat_template: Option<PathBuf>,
 }
 
 /// A model whose files are there and whose config is read.
@@ -35,7 +37,8 @@ pub(crate) struct Opened {
 impl Located {
     /// Finds the model, fetching it if it is on the hub, and reads its config.
     pub(crate) fn find(choice: &ModelChoice) -> Result<Self> {
-        let checkpoint = checkpoint::locate(&choice.model, &choice.hub)?;
+        let mut checkpoint = checkpoint::locate(&choice.model, &choice.hub)?;
+        checkpoint.chat_template = choice.chat_template.clone().or(checkpoint.chat_template);
         let config = read_to_string(&checkpoint.config)?;
         let config = Config::parse(&checkpoint.config, &config)?;
         Ok(Self { checkpoint, config })

@@ -244,7 +244,12 @@ fn one_label(fields: &mut Fields) -> Result<()> {
     let labels: Option<serde_json::Map<String, Value>> = fields.optional("id2label")?;
     let counts = [fields.optional("num_labels")?, labels.map(|labels| labels.len())];
     let given: Vec<usize> = counts.into_iter().flatten().collect();
-    match given.iter().find(|&&count| count != 1).or_else(|| given.is_empty().then_some(&2)) {
+    if given.is_empty() {
+        let problem = "num_labels is 2, for it is missing (id2label counts), a reward model has 1: add \"num_labels\": 1 if \
+                       score.weight has one row";
+        return Err(fields.error(problem));
+    }
+    match given.iter().find(|&&count| count != 1) {
         Some(count) => Err(fields.error(format!("num_labels is {count} (id2label counts), a reward model has 1"))),
         None => Ok(()),
     }

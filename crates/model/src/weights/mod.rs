@@ -8,9 +8,9 @@ mod file;
 #[cfg(any(feature = "cuda", feature = "host-kernels"))]
 mod stored;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
@@ -48,6 +48,10 @@ pub(crate) struct VectorSlice {
 pub(crate) const PANEL_BYTES: usize = 8 << 20;
 /// Bytes of one positioned read; a panel is read in parallel.
 const READ_BYTES: usize = 1 << 20;
+/// What names of tensors begin with, but for the head's. transformers finds a tensor with and without it.
+const PREFIX: &str = "model.";
+/// The file that says which shard a tensor is in.
+const INDEX: &str = "model.safetensors.index.json";
 /// Side of the square that is transposed at a time: a cache line of f32.
 const TILE: usize = 16;
 
@@ -71,9 +75,22 @@ impl Weights {
         for path in paths {
             let (file, tensors) = WeightFile::open(path)?;
             for (name, stored) in tensors {
-                if let Some((earlier, _)) = weights.tensors.insert(name.clone(), (weights.files.len(), stored)) {
-                    let earlier = weights.files.get(earlier).unwrap_or(&file).path().display();
-                    return Err(file.tensor_error(&name, format!("is also in {earlier}")));
+                let earlier = weights.tensors.get(&name).and_then(|(earlier, _)| weights.files.get(*earlier));
+                // one that lies in two shards is taken from the one that the index names
+                let is_its_own = match earlier {
+                    None => true,
+                    Some(earlier) => match owner(path, &name) {
+                        Some(owner) if path.ends_with(&owner) => true,
+                        Some(owner) if earlier.path().ends_with(&owner) => false,
+                        _ => {
+                            let earlier = earlier.path().display();
+                            let problem = format!("is also in {earlier}, and {INDEX} does not say which one is meant");
+                            return Err(file.tensor_error(&name, problem));
+                        }
+                    },
+                };
+                if is_its_own {
+                    weights.tensors.insert(name, (weights.files.len(), stored));
                 }
             }
             weights.files.push(file);
@@ -85,6 +102,18 @@ impl Weights {
     pub(crate) fn unused(&self) -> Vec<String> {
         let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         self.tensors.keys().filter(|name| !used.contains(*name)).cloned().collect()
+    }
+
+    /// What to do where a tensor is missing and others say why.
+    fn hint(&self) -> &'static str {
+        let has = |parts: &[&str]| self.tensors.keys().any(|name| parts.iter().any(|part| name.contains(part)));
+        if has(&["lora_", "base_model.", ".base_layer.", "modules_to_save", "original_module"]) {
+            "; there are tensors of an adapter: merge it into its base with peft's merge_and_unload() and save that"
+        } else if has(&["v_head.", "value_head.", "summary."]) {
+            "; there is a value head: save the model as ...ForSequenceClassification with its head as score.weight"
+        } else {
+            ""
+        }
     }
 
     /// A rank's part of a vector.
@@ -126,8 +155,18 @@ impl Weights {
             tensor: name.to_owned(),
             files: self.files.len(),
             first: self.files.first().map_or_else(String::new, |file| file.path().display().to_string()),
+            hint: self.hint(),
         };
-        let (file, stored) = self.tensors.get(name).ok_or_else(missing)?;
+        let other = name.strip_prefix(PREFIX).map_or_else(|| format!("{PREFIX}{name}"), str::to_owned);
+        let (name, found) = match (self.tensors.get(name), self.tensors.get(&other)) {
+            (Some((file, _)), Some(_)) => {
+                let file = self.files.get(*file).ok_or_else(missing)?;
+                return Err(file.tensor_error(name, format!("is there as {other} too, and they mean the same")));
+            }
+            (None, Some(found)) => (other.as_str(), found),
+            (found, None) => (name, found.ok_or_else(missing)?),
+        };
+        let (file, stored) = found;
         let file = self.files.get(*file).ok_or_else(missing)?;
         if stored.shape != shape {
             return Err(file.tensor_error(name, format!("shape is {:?}, expected {shape:?}", stored.shape)));
@@ -138,6 +177,16 @@ impl Weights {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
         Ok((file, stored))
     }
+}
+
+/// The shard that the index beside a file names for a tensor.
+fn owner(file: &Path, tensor: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: HashMap<String, String>,
+    }
+    let text = std::fs::read(file.parent()?.join(INDEX)).ok()?;
+    serde_json::from_slice::<Index>(&text).ok()?.weight_map.remove(tensor)
 }
 
 /// Where a transposed slice goes: columns from `column` on, of a matrix `width` wide.

@@ -286,6 +286,51 @@ fn tensors_are_found_in_every_file_and_only_once() {
 }
 
 #[test]
+fn a_tensor_in_two_shards_is_taken_from_the_one_that_the_index_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, value: f32| {
+        write(&folder.path().join(name), &[("b", Dtype::F32, &[1], encode(Dtype::F32, [value]))])
+    };
+    let files = [file("model-1.safetensors", 1.0), file("model-2.safetensors", 2.0)];
+    let named = |shard: &str| {
+        std::fs::write(folder.path().join(INDEX), format!(r#"{{"weight_map": {{"b": "{shard}"}}}}"#)).unwrap();
+        Weights::open(&files).map(|weights| weights.vector(&VectorSlice::whole("b", 1)).unwrap()[0])
+    };
+    assert_eq!(named("model-1.safetensors").unwrap(), 1.0);
+    assert_eq!(named("model-2.safetensors").unwrap(), 2.0);
+    assert!(named("model-3.safetensors").unwrap_err().to_string().contains("does not say which"));
+}
+
+#[test]
+fn tensors_are_found_with_and_without_the_prefix_of_the_base() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = |name: &'static str, value: f32| (name, Dtype::F32, &[1usize][..], encode(Dtype::F32, [value]));
+    let path = folder.path().join("model.safetensors");
+    let names = [one("model.score.weight", 1.0), one("norm.weight", 2.0), one("x", 3.0), one("model.x", 4.0)];
+    let weights = Weights::open(&[write(&path, &names)]).unwrap();
+    let vector = |name: &str| weights.vector(&VectorSlice::whole(name, 1)).map(|values| values[0]);
+    assert_eq!(vector("score.weight").unwrap(), 1.0);
+    assert_eq!(vector("model.norm.weight").unwrap(), 2.0);
+    assert!(vector("x").unwrap_err().to_string().contains("they mean the same"));
+    assert_eq!(weights.unused(), ["model.x", "x"]);
+}
+
+#[test]
+fn what_an_adapter_or_a_value_head_left_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, hint) in [
+        ("model.layers.0.self_attn.q_proj.base_layer.weight", "merge_and_unload"),
+        ("score.modules_to_save.default.weight", "merge_and_unload"),
+        ("v_head.summary.weight", "score.weight"),
+        ("value_head.weight", "score.weight"),
+    ] {
+        let path = write(&folder.path().join("m"), &[(name, Dtype::F32, &[1], encode(Dtype::F32, [1.0]))]);
+        let error = Weights::open(&[path]).unwrap().vector(&VectorSlice::whole("score.weight", 1)).unwrap_err();
+        assert!(error.to_string().contains(hint), "{error}");
+    }
+}
+
+#[test]
 fn a_file_that_was_cut_off_is_refused_wherever_it_was_cut() {
     let folder = tempfile::tempdir().unwrap();
     let path = write(

@@ -236,6 +236,8 @@ fn write(out: &mut String, value: &Value, depth: usize) -> Result<()> {
             out.push_str(view.kind.name());
             write_items(out, ["([", "])"], &items(value)?, depth)?;
         }
+        // the engine keeps the names in their order, Python in the order in which they were set
+        Kind::Namespace if value.len() > Some(1) => return Err(fail("a namespace of several names has no text here")),
         Kind::Namespace => {
             out.push_str("<Namespace ");
             write_pairs(out, value, depth)?;

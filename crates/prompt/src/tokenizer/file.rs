@@ -56,6 +56,10 @@ impl File {
         }
         let pipeline = [&parts.pre_tokenizer, &parts.post_processor, &parts.decoder].into_iter().flatten();
         let byte_level = pipeline.map(Value::to_string).any(|part| part.contains("\"ByteLevel\""));
+        if let Some(token) = parts.post_processor.as_ref().and_then(unlisted) {
+            let problem = format!("the post-processor uses {token}, which its special_tokens do not list");
+            return Err(wrong(serde_json::Error::custom(problem)));
+        }
         let cutting = [&parts.normalizer, &parts.pre_tokenizer].into_iter().flatten();
         let difference = cutting.filter_map(pattern::difference).next();
         Ok(Self {
@@ -73,6 +77,16 @@ impl File {
     pub(crate) fn is_byte_level(&self) -> bool {
         self.byte_level
     }
+}
+
+/// A special token that a template of a post-processor uses and does not list, on which the library would panic.
+fn unlisted(part: &Value) -> Option<&Value> {
+    if let Some(listed) = part.get("special_tokens") {
+        let pieces = ["single", "pair"].into_iter().filter_map(|name| part.get(name)?.as_array()).flatten();
+        let mut ids = pieces.filter_map(|piece| piece.get("SpecialToken")?.get("id"));
+        return ids.find(|id| id.as_str().is_none_or(|id| listed.get(id).is_none()));
+    }
+    part.get("processors")?.as_array()?.iter().find_map(unlisted)
 }
 
 /// The library's enum of models copies the whole vocabulary before it looks at the kind, so the common one is read directly.

@@ -55,7 +55,7 @@ impl Plan {
         let max_length = located.max_length(&args.limits, budget)?;
         let worker = worker(args, &located)?;
         let max_length = NonZeroUsize::new(max_length);
-        let served = ServedSettings { model: args.choice().model, name: None, max_length };
+        let served = ServedSettings { model: args.choice().model, max_length, ..ServedSettings::default() };
         Ok(Self { worker, gateway: gateway(served.served(located.open()?, budget)?, budget) })
     }
 

@@ -84,6 +84,7 @@ fn replicas(args: &Up, served: &ServedSettings) -> Result<Vec<ShardSettings>> {
         Ok(ShardSettings {
             model: served.model.clone(),
             name: served.name.clone(),
+            chat_template: served.chat_template.clone(),
             replica: format!("replica-{number}"),
             tensor_parallel: args.tensor_parallel,
             device,

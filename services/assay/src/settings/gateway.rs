@@ -88,6 +88,10 @@ pub(crate) struct ServedSettings {
     #[arg(long, value_name = "N", requires = "model")]
     #[schemars(example = 4096)]
     pub(crate) max_length: Option<NonZeroUsize>,
+    /// A file with a chat template in place of the model's own. The shards need the same: it is part of the fingerprint.
+    #[arg(long, value_name = "FILE", requires = "model")]
+    #[schemars(example = "/models/27b.jinja")]
+    pub(crate) chat_template: Option<PathBuf>,
 }
 
 // === impl GatewaySettings ===
@@ -178,7 +182,7 @@ impl ServedSettings {
 
     /// Which model, and where it comes from.
     pub(crate) fn choice(&self, hub: &HubArgs) -> ModelChoice {
-        ModelChoice { model: self.model.clone(), hub: hub.options() }
+        ModelChoice { model: self.model.clone(), hub: hub.options(), chat_template: self.chat_template.clone() }
     }
 
     /// What clients call it.

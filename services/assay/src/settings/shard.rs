@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -30,6 +31,10 @@ pub(crate) struct ShardSettings {
     #[arg(long, value_name = "NAME")]
     #[schemars(example = "27b")]
     pub(crate) name: Option<String>,
+    /// A file with a chat template in place of the model's own, the same as the gateways': it is part of the fingerprint.
+    #[arg(long, value_name = "FILE")]
+    #[schemars(example = "/models/27b.jinja")]
+    pub(crate) chat_template: Option<PathBuf>,
     /// The name of the replica, among all of the cluster.
     #[arg(long, value_name = "NAME")]
     pub(crate) replica: String,
@@ -143,6 +148,7 @@ impl Default for ShardSettings {
         Self {
             model: String::new(),
             name: None,
+            chat_template: None,
             replica: "replica-0".to_owned(),
             identity: Identity::Settings,
             workers: NonZeroUsize::MIN,
@@ -201,7 +207,11 @@ impl ShardSettings {
     /// What the worker is: the model is found, and read but for its weights.
     pub(crate) fn options(&self, hub: &HubArgs) -> Result<WorkerOptions> {
         check_here(&self.computes()?)?;
-        let located = Located::find(&ModelChoice { model: self.model.clone(), hub: hub.options() })?;
+        let located = Located::find(&ModelChoice {
+            model: self.model.clone(),
+            hub: hub.options(),
+            chat_template: self.chat_template.clone(),
+        })?;
         self.options_for(&located)
     }
 

@@ -14,9 +14,9 @@ use crate::checkpoint;
 use crate::{report, work};
 
 /// Numbers of rows at which tiles, waves or algorithms might change.
-const ROWS: [usize; 36] = [
-    1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 96, 127, 128, 129, 192, 255, 256, 257, 384, 511,
-    512, 513, 1000, 1024, 2047, 2048, 4095, 4096,
+const ROWS: [usize; 37] = [
+    1, 2, 3, 5, 8, 15, 16, 17, 31, 33, 48, 63, 64, 65, 96, 127, 128, 129, 192, 255, 256, 257, 384, 511, 512, 513, 1000,
+    1024, 2047, 2048, 4095, 4096, 4097, 6144, 8190, 8191, 8192,
 ];
 /// Tokens of the steps that sequences are packed into, besides as many as fit.
 const BUDGETS: [usize; 2] = [320, 1100];
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             compare(&format!("{name} {dtype}"), &trial, (with_relatives(&sequences), step_tokens))?;
         }
     }
-    let lengths = [512, 1, 64, 65, 300, 512, 127, 700].map(|len: usize| len.min(step_tokens / 4));
+    let lengths = [512, 1, 64, 65, 300, 512, 127, 700, 2048, 1500].map(|len: usize| len.min(step_tokens / 4));
     let pieces = lengths.iter().zip(1u64..).map(|(&len, seed)| [(seed, len)]);
     let sequences: Vec<_> = pieces.map(|piece| work::sequence(&piece, config.vocab)).collect();
     let trial = Trial::random(Compute { device, dtype: Dtype::Bf16, step_tokens }, &config)?;

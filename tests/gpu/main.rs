@@ -1,7 +1,8 @@
 //! What tests/gpu/run.py has done on a GPU, one promise for each command; every finding is a line of JSON.
 //!
 //!     gpu device  --device cuda:0
-//!     gpu kernels --device cuda:0
+//!     gpu kernels --device cuda:0 [--only A,B] [--config config.json --step-tokens N]
+//!     gpu algorithms --device cuda:0 --config config.json --step-tokens N
 //!     gpu golden  --device cuda:0 --golden DIR [--checkpoints A,B] [--rows N]
 //!     gpu bits    --device cuda:0 --golden DIR [--checkpoints A,B] [--rows N] --config config.json --step-tokens N [--sweep N]
 //!     gpu tp2     --device cuda:0,0 --golden DIR [--checkpoints A,B] [--rows N]
@@ -49,6 +50,7 @@ fn run() -> Result<()> {
     match args.command() {
         "device" => report::line(&trial::describe(args.device()?)?),
         "kernels" => kernels(&args),
+        "algorithms" => algorithms(&args),
         "golden" => golden::alone(&args),
         "bits" => bits::run(&args),
         "tp2" => golden::two_ranks(&args),
@@ -56,12 +58,43 @@ fn run() -> Result<()> {
         "load" => load(&args),
         "hash" => hash(&args),
         "speed" => speed::run(&args),
-        other => bail!("{other:?} is none of device, kernels, golden, bits, tp2, nccl, load, hash, speed"),
+        other => bail!("{other:?} is none of device, kernels, algorithms, golden, bits, tp2, nccl, load, hash, speed"),
     }
 }
 
+/// Every kernel, and with a model's config the matmuls of its shapes at a full step.
 fn kernels(args: &Args) -> Result<()> {
-    for check in trial::kernels(args.device()?)? {
+    let only = args.text("only").map_or_else(|_| Vec::new(), |only| only.split(',').collect());
+    checks(trial::kernels(args.device()?, &only)?)?;
+    if let Ok(config) = args.path("config") {
+        let config = checkpoint::config(&config)?;
+        for dtype in [Dtype::Bf16, Dtype::F32] {
+            let compute = Compute { device: args.device()?, dtype, step_tokens: args.number("step-tokens")? };
+            checks(trial::products(compute, &config)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the matmul library suggests for steps of many sizes, and what becomes of it.
+fn algorithms(args: &Args) -> Result<()> {
+    let config = checkpoint::config(&args.path("config")?)?;
+    // in f32, which nobody serves in, trials take seconds
+    let all =
+        [(Dtype::Bf16, &[8192, 1, 16, 64, 128, 256, 512, 1024, 2048, 4096][..]), (Dtype::F32, &[8192, 1024, 128])];
+    for (dtype, rows) in all {
+        let compute = Compute { device: args.device()?, dtype, step_tokens: args.number("step-tokens")? };
+        let tell = &mut |algorithm: trial::AlgorithmTrial| {
+            let line = report::line(&json!({ "dtype": dtype.to_string(), "algorithm": algorithm }));
+            line.map_err(|error| model::Error::Device(format!("standard output: {error}")))
+        };
+        trial::algorithms(compute, &config, rows, tell)?;
+    }
+    Ok(())
+}
+
+fn checks(checks: Vec<trial::Check>) -> Result<()> {
+    for check in checks {
         report::line(&json!({
             "check": check.name,
             "worst": check.worst,

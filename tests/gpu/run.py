@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Try assay on the GPU of this machine: is it right, is it fast, and is it what docs/gpu.md says.
 
-    ./run.py                       all of it, in the unpacked archive of `make gpu-trial`: under 9 minutes
-    ./run.py --only kernels,bits   some parts: kernels golden bits speed tp2 load
-    ./run.py --small               tiny shapes, the CPU in the GPU's place: tries this script
+    ./run.py A                     kernels, algorithms, speed of full steps, races, profiles: under 4 minutes
+    ./run.py B                     golden, bits, speeds, Hugging Face, loading, two ranks: under 7 minutes
+    ./run.py --only bits,load      some parts, of either run
+    ./run.py --table               the table of what has been found so far
+    ./run.py A B --small           tiny shapes, the CPU in the GPU's place: tries this script
 
-Needs python3; for what is compared with Hugging Face also torch and transformers. Libraries of CUDA are taken from the
-wheels of this Python, or from the folder that --libraries names. Prints a table, writes gpu-trial.json beside it, and
-ends with 0 if no promise is broken.
+Needs python3; for what is compared with Hugging Face also torch and transformers, for races compute-sanitizer, for
+profiles ncu. Libraries of CUDA are taken from the wheels of this Python, or from the folder that --libraries names.
+What is found goes to --out line by line, and both runs' to one file and one table. Ends with 0 if no promise is broken,
+with 1 if one is, with 2 if none is but something was cut.
 """
 import argparse
 import glob
@@ -15,29 +18,39 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 
+import report
 import work
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 START = time.monotonic()
-PARTS = ["kernels", "golden", "bits", "speed", "tp2", "load"]
+RUNS = {"A": (240, ["kernels", "algorithms", "speed-main", "racecheck", "ncu"]),
+        "B": (420, ["golden", "bits", "speed", "hugging-face", "load", "tp2"])}
+PARTS = [part for _, parts in RUNS.values() for part in parts]
 TP2_SINCE = (2, 30)  # NCCL that takes two ranks on one GPU
-TP2_SETTINGS = {"NCCL_MULTI_RANK_GPU_ENABLE": "1", "NCCL_MAX_CTAS": "4", "CUDA_MODULE_LOADING": "EAGER"}
+TP2_SETTINGS = {"NCCL_MULTI_RANK_GPU_ENABLE": "1", "NCCL_MAX_CTAS": "4", "NCCL_NVLS_ENABLE": "0"}
+WRITE_EVERY = 1.0  # seconds
 
 FULL = dict(
-    shape=work.GEMMA_27B, main=8192, others=[512, 1024, 2048, 4096, 16384], length=512,
-    lengths=[256, 1024, 2048, 4096, 8192], groups=[(8, 512), (8, 1024), (16, 512)], unsorted=(64, 64, 2048),
-    compared=32, batches=[8, 16, 32], latency=[256, 1024], seconds=2.5, bits=dict(num_hidden_layers=3, vocab_size=4096),
-    bits_tokens=4096, golden_rows=[], bits_options=[], load=dict(work.GEMMA_27B, num_hidden_layers=6, vocab_size=131072), shards=4)
+    shape=work.GEMMA_27B, main=8192, others=[1024, 4096], length=512, lengths=[256, 1024, 2048, 4096, 8192],
+    groups=[(8, 512), (8, 1024), (16, 512)], unsorted=(64, 64, 2048), compared=32, batches=[8, 16, 32],
+    latency=[256, 1024], seconds=2.5, bits=dict(num_hidden_layers=3, vocab_size=4096), bits_tokens=8192, golden_rows=[],
+    bits_options=[], load=dict(work.GEMMA_27B, num_hidden_layers=6, vocab_size=131072), shards=4,
+    profiled=dict(num_hidden_layers=2, vocab_size=4096))
 SMALL = dict(
-    shape=work.SMALL, main=96, others=[48], length=24, lengths=[40], groups=[(4, 20)], unsorted=(6, 4, 40),
-    compared=4, batches=[2, 4], latency=[16], seconds=0.01, bits={}, bits_tokens=320,
-    golden_rows=["--rows", 5], bits_options=["--rows", 1, "--checkpoints", "gemma2-v5", "--sweep", 80], load=work.SMALL, shards=3)
+    shape=work.SMALL, main=96, others=[48], length=24, lengths=[40], groups=[(4, 20)], unsorted=(6, 4, 40), compared=4,
+    batches=[2, 4], latency=[16], seconds=0.01, bits={}, bits_tokens=320, golden_rows=["--rows", 5],
+    bits_options=["--rows", 1, "--checkpoints", "gemma2-v5", "--sweep", 80], load=work.SMALL, shards=3, profiled={})
+
+
+class Cut(Exception):
+    """The run is to end now, with what it has."""
 
 
 class Run:
@@ -45,56 +58,83 @@ class Run:
 
     def __init__(self, args):
         self.args, self.sizes = args, SMALL if args.small else FULL
-        self.findings, self.promises = {}, []
+        self.host = args.device == "host"
+        self.deadline, self.writing = 0.0, threading.RLock()
         self.folder = tempfile.mkdtemp(prefix="gpu-trial-", dir=args.scratch)
         self.environment = {**os.environ, "LD_LIBRARY_PATH": library_path(args.libraries)}
-        self.torch_device = "cpu" if args.small else args.device.split(",")[0]
+        self.torch_device = "cpu" if self.host else args.device.split(",")[0]
+        self.first_device = args.device.split(",")[0]
+        self.warming, self.torch = None, None
+        self.record = report.read(args.out, args.commit, args.small)
 
     def say(self, text):
         print(f"[{time.monotonic() - START:4.0f} s] {text}", file=sys.stderr, flush=True)
 
-    def promise(self, name, holds, found):
-        """`holds`: True, False, or None for what could not be judged."""
-        state = {True: "pass", False: "FAIL", None: "skipped"}[holds]
-        self.promises.append({"promise": name, "state": state, "found": found})
-        self.say(f"{state}: {name}: {found}")
+    def left(self):
+        return self.deadline - time.monotonic()
 
-    def gpu(self, command, seconds, *options, device=None, environment=None):
-        """Runs the binary. Returns its findings, and what went wrong or None."""
-        words = [self.args.binary, command, "--device", device or self.args.device.split(",")[0], *map(str, options)]
-        return self.call(command, words, seconds, {**self.environment, **(environment or {})})
+    def part(self, name):
+        return self.record["parts"].get(name, {})
 
-    def hugging_face(self, command, seconds, *options):
+    def lines(self, name):
+        return self.part(name).get("lines", [])
+
+    def skip(self, name, why):
+        self.record["parts"][name] = {"state": "skipped", "problem": why, "seconds": 0, "lines": []}
+        self.say(f"{name}: skipped: {why}")
+
+    def gpu(self, name, command, seconds, *options, device=None, environment=None, before=()):
+        """Runs the binary, perhaps with another program before it."""
+        words = [*before, self.args.binary, command, "--device", device or self.first_device, *map(str, options)]
+        self.call(name, words, seconds, {**self.environment, **(environment or {})})
+
+    def hugging_face(self, name, command, seconds, *options):
+        if self.left() > 1 and not self.has_torch():
+            self.skip(name, "python3 has no torch and transformers: NOTHING IS COMPARED WITH HUGGING FACE HERE")
+            return
         script = os.path.join(HERE, "hugging_face.py")
         words = [sys.executable, script, command, "--device", self.torch_device, *map(str, options)]
-        return self.call(f"hugging-face-{command}", words, seconds, dict(os.environ))
+        self.call(name, words, seconds, dict(os.environ))
 
     def call(self, name, words, seconds, environment):
-        if self.args.small:  # on a machine that may be busy
-            seconds *= 20
-        seconds = min(seconds, START + self.args.time - time.monotonic())
-        if seconds < 1:
-            return [], "no time was left for it"
+        """Runs a program of a part; each of its lines is a finding. What it says before it fails or hangs is kept."""
+        part = self.record["parts"][name] = {"state": "cut", "problem": "no time was left for it", "seconds": 0, "lines": []}
+        limit = min(seconds * self.args.patience, self.left())
+        if limit < 1:
+            return
         self.say(f"{name} ...")
+        part["problem"] = "the run was ended from outside"
+        start, late, over = time.monotonic(), threading.Event(), threading.Event()
         log = os.path.join(self.folder, f"{name}.log")
         with open(log, "w") as errors:
             try:
-                process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+                process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace",
+                                           env=environment, start_new_session=True)
             except OSError as error:
-                return [], f"{words[0]} does not start: {error}"
-            lines, late = [], threading.Event()
-            timer = threading.Timer(seconds, lambda: (late.set(), process.kill()))
+                part.update(state="failed", problem=f"{words[0]} does not start: {error}")
+                return
+            timer = threading.Timer(limit, lambda: (late.set(), kill(process)))
             timer.start()
-            for text in process.stdout:
-                lines.append(finding(text))
-                self.progress(lines[-1])
-            code = process.wait()
-            timer.cancel()
-        self.findings[name] = lines
-        self.write()
+            threading.Thread(target=self.keep, args=(over,), daemon=True).start()
+            try:
+                for text in process.stdout:
+                    with self.writing:
+                        part["lines"].append(finding(text))
+                    self.progress(part["lines"][-1])
+                code = process.wait()
+            finally:
+                over.set()
+                timer.cancel()
+                kill(process)
+                part["seconds"] = round(time.monotonic() - start, 1)
         if late.is_set():
-            return lines, f"stopped after {seconds:.0f} s"
-        return lines, None if code == 0 else f"exit status {code}: {tail(log)}"
+            cut = limit < seconds * self.args.patience
+            part.update(state="cut" if cut else "stopped", problem=f"stopped after {limit:.0f} s: {tail(log)}")
+        elif code != 0:
+            part.update(state="failed", problem=f"exit status {code}: {tail(log)}")
+        else:
+            part.update(state="done", problem=None)
+        self.write()
 
     def progress(self, line):
         """One line for what takes seconds."""
@@ -103,15 +143,45 @@ class Run:
             steps = f"steps of {line['step_tokens']}, " if "step_tokens" in line else ""
             self.say(f"    {steps}{which}")
 
+    def keep(self, over):
+        """Also while a part runs: who ends this run from outside has what was found until then."""
+        while not over.wait(WRITE_EVERY):
+            self.write()
+
     def write(self):
-        """After every part, so that a run that is cut off leaves what it has found."""
-        with open(self.args.out, "w") as file:
-            json.dump({"small": self.args.small, "promises": self.promises, "findings": self.findings}, file, indent=1)
+        with self.writing:
+            report.write(self.args.out, self.record)
+
+    def warm(self, torch):
+        """Brings what is large from a disk that may be slow, while the first parts run."""
+        threading.Thread(target=read_library, args=(self.environment["LD_LIBRARY_PATH"],), daemon=True).start()
+        if torch:
+            self.warming = subprocess.Popen([sys.executable, "-c", "import torch, transformers"], stdout=subprocess.DEVNULL,
+                                            stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def has_torch(self):
+        if self.torch is None:
+            try:
+                self.torch = self.warming.wait(max(1, min(120 * self.args.patience, self.left()))) == 0
+            except subprocess.TimeoutExpired:
+                self.torch = False
+        return self.torch
+
+    def shape(self, name, **changes):
+        return work.save(os.path.join(self.folder, name), work.config(self.sizes["shape"], **changes))
+
+
+def kill(process):
+    """With all that it has started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def finding(text):
     try:
-        return json.loads(text)
+        line = json.loads(text)
+        return line if isinstance(line, dict) else {"text": text.rstrip()}
     except ValueError:
         return {"text": text.rstrip()}
 
@@ -122,6 +192,15 @@ def tail(path):
     return " | ".join(lines[-4:])[-600:] or "it says nothing"
 
 
+def read_library(folders):
+    for path in (os.path.join(folder, "libcublasLt.so.13") for folder in folders.split(":")):
+        if os.path.exists(path):
+            with open(path, "rb", buffering=0) as file:
+                while file.read(1 << 24):
+                    pass
+            return
+
+
 def library_path(folder):
     """Where libraries of CUDA may be: the folder given, the wheels of this Python, what the environment says."""
     wheels = [path for place in sys.path for path in sorted(glob.glob(os.path.join(place, "nvidia", "*", "lib")))]
@@ -129,360 +208,219 @@ def library_path(folder):
     return ":".join(given + wheels + [path for path in [os.environ.get("LD_LIBRARY_PATH")] if path])
 
 
-def has_torch():
-    words = [sys.executable, "-c", "import torch, transformers"]
-    return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
-
-
-# === right? ===
+# === run A ===
 
 def kernels(run):
-    lines, problem = run.gpu("kernels", 60)
-    wrong = [f"{line['check']}: {line['worst']:.1e} of {line['largest']:.1e}" for line in lines if not line.get("holds")]
-    found = problem or "; ".join(wrong) or f"{len(lines)} checks"
-    run.promise("kernels agree with float64 (2e-2 in 16 bits, 1e-5 in f32)", not problem and not wrong and bool(lines), found)
+    shape = run.shape("shape.json")
+    run.gpu("kernels", "kernels", 70, "--config", shape, "--step-tokens", run.sizes["main"])
 
+
+def algorithms(run):
+    if run.host:
+        return run.skip("algorithms", "the CPU has no matmul library to choose from")
+    run.gpu("algorithms", "algorithms", 70, "--config", run.shape("shape.json"), "--step-tokens", run.sizes["main"])
+
+
+def speed_main(run):
+    uniform = measure(run, "uniform", work.uniform(steps_of(run), run.sizes["length"]), scores=True, profile=True)
+    models = [{"step_tokens": run.sizes["main"], "matmul_seconds": run.sizes["seconds"], "measures": [uniform]}]
+    run.gpu("speed-main", "speed", 60, "--work", work_file(run, "main.json", models))
+
+
+def racecheck(run):
+    tool = shutil.which("compute-sanitizer")
+    if not tool:
+        return run.skip("racecheck", "there is no compute-sanitizer")
+    before = [tool, "--tool", "racecheck", "--error-exitcode", "9"]
+    run.gpu("racecheck", "kernels", 60, "--only", "norm,rope,attention,head", before=before)
+
+
+def ncu(run):
+    tool = shutil.which("ncu")
+    if not tool:
+        return run.skip("ncu", "there is no ncu")
+    uniform = measure(run, "uniform", work.uniform(run.sizes["main"] // run.sizes["length"], run.sizes["length"]), seconds=0)
+    models = [{"step_tokens": run.sizes["main"], "matmul_seconds": 0, "measures": [uniform]}]
+    before = [tool, "--csv", "--page", "raw", "--clock-control", "none", "--set", "full", "--launch-count", "6",
+              "--kernel-name", "regex:norm_bf16|attention_128"]
+    run.gpu("ncu", "speed", 60, "--work", work_file(run, "ncu.json", models, **run.sizes["profiled"]), before=before)
+
+
+# === run B ===
 
 def golden(run):
-    lines, problem = run.gpu("golden", 60, "--golden", run.args.golden, *run.sizes["golden_rows"])
-    judge_f32(run, "golden scores in f32 within 5e-5 of Hugging Face's in float64", lines, problem)
-    theirs, missing = {}, None
-    if run.torch:
-        found, missing = run.hugging_face("golden", 70, "--golden", run.args.golden, *run.sizes["golden_rows"])
-        theirs = {line["checkpoint"]: line["rms"] for line in found if "rms" in line}
-    told, good = [], True
-    checkpoints = {line["checkpoint"] for line in lines if "checkpoint" in line}
-    for line in (line for line in lines if line.get("dtype") == "bf16"):
-        name = line["checkpoint"]
-        rms, where = (theirs[name], "here") if name in theirs else (line["rms_bf16_cpu"], "as committed")
-        good &= line["rms"] <= 1.5 * rms
-        told.append(f"{name} {line['rms']:.4f} of {rms:.4f} {where}")
-    found = problem or "; ".join(told + ([f"Hugging Face: {missing}"] if missing else []))
-    name = "golden scores in bf16: RMS error at most 1.5 times Hugging Face's"
-    run.promise(name, not problem and bool(told) and len(told) == len(checkpoints) and good, found)
-
-
-def judge_f32(run, name, lines, problem):
-    worst = {line["checkpoint"]: line["worst"] for line in lines if line.get("dtype") == "f32"}
-    found = problem or "; ".join(f"{checkpoint} {value:.1e}" for checkpoint, value in worst.items())
-    run.promise(name, not problem and bool(worst) and max(worst.values()) <= 5e-5, found)
+    options = ["--golden", run.args.golden, *run.sizes["golden_rows"]]
+    run.gpu("golden", "golden", 60, *options)
+    run.hugging_face("golden-hugging-face", "golden", 70, *options)
 
 
 def bits(run):
-    shape = work.save(os.path.join(run.folder, "bits.json"), work.config(run.sizes["shape"], **run.sizes["bits"]))
+    shape = run.shape("bits.json", **run.sizes["bits"])
     options = ["--golden", run.args.golden, "--config", shape, "--step-tokens", run.sizes["bits_tokens"]]
-    lines, problem = run.gpu("bits", 100, *options, *run.sizes["bits_options"])
-    for key, name in (("rows_of", "every matmul's rows have the same bits for every number of rows"),
-                      ("company_of", "every score has the same bits alone, packed, with shared prefixes, in every budget")):
-        some = [line for line in lines if key in line]
-        wrong = [f"{line[key]}: {len(line['differing'])} of {line['tried']}" for line in some if line["differing"]]
-        found = problem or "; ".join(wrong) or f"{sum(line['tried'] for line in some)} comparisons of {len(some)}"
-        run.promise(name, not problem and bool(some) and not wrong, found)
+    run.gpu("bits", "bits", 110, *options, *run.sizes["bits_options"])
 
 
-def tp2(run):
-    name, one = "two ranks over NCCL: f32 golden scores within 5e-5, the same rows", "a communicator of one rank"
-    options = ["--golden", run.args.golden, *run.sizes["golden_rows"]]
-    if run.args.small:
-        lines, problem = run.gpu("tp2", 60, *options, device="host,host")
-        judge_f32(run, "two ranks over threads: f32 golden scores within 5e-5, the same rows", lines, problem)
-        return
-    nccl = str(run.device.get("nccl"))
-    version = tuple(map(int, re.findall(r"\d+", nccl)[:2])) if re.match(r"\d+\.\d+", nccl) else None
-    if version is None:
-        run.promise(one, None, nccl)
-        run.promise(name, None, nccl)
-        return
-    lines, problem = run.gpu("nccl", 60)
-    run.promise(one, not problem and bool(lines), problem or f"NCCL {nccl}: {', '.join(lines[0].get('one_rank', []))}")
-    ordinals = run.args.device if "," in run.args.device else run.args.device + "," + run.args.device.split(":")[-1]
-    if len(set(ordinals.split(":")[-1].split(","))) == 1 and version < TP2_SINCE:
-        run.promise(name, None, f"NCCL {nccl} takes no two ranks on one GPU, 2.30 does: give its folder with --libraries")
-        return
-    lines, problem = run.gpu("tp2", 80, *options, device=ordinals, environment=TP2_SETTINGS)
-    judge_f32(run, name, lines, problem)
+def measure(run, name, sequences, **more):
+    return {"name": name, "sequences": sequences, "seconds": run.sizes["seconds"], **more}
 
 
-# === loading ===
-
-def load(run):
-    folder = os.path.join(run.folder, "checkpoint")
-    needed = sum(2 * work.math.prod(sizes) for _, sizes in work.tensors(run.sizes["load"]))
-    if shutil.disk_usage(run.folder).free < 1.2 * needed:
-        run.promise("a sharded checkpoint loads", None, f"{needed / 1e9:.1f} GB do not fit the disk at {run.folder}")
-        return
-    run.say(f"writing a checkpoint of {needed / 1e9:.1f} GB to {folder}")
-    start = time.monotonic()
-    work.write_checkpoint(folder, run.sizes["load"], run.sizes["shards"])
-    run.say(f"written in {time.monotonic() - start:.0f} s")
-    told, problems = [], []
-    for state in ("from the disk", "from the cache"):
-        if state == "from the disk":
-            work.forget(folder)
-        lines, problem = run.gpu("load", 60, "--model", folder)
-        if problem or not lines:
-            problems.append(problem or "no answer")
-            continue
-        run.findings.setdefault("loads", {})[state] = lines[-1]
-        told.append(f"{lines[-1]['gb_per_s']:.2f} GB/s {state}")
-    shutil.rmtree(folder, ignore_errors=True)
-    run.promise("a sharded checkpoint loads", not problems, "; ".join(told + problems))
+def steps_of(run):
+    """Conversations for two full steps, and as many as are compared."""
+    return max(2 * run.sizes["main"] // run.sizes["length"], run.sizes["compared"])
 
 
-# === speed ===
+def work_file(run, name, models, **changes):
+    config = run.shape(f"config-{name}", **changes)
+    return work.save(os.path.join(run.folder, name), {"config": config, "models": models})
 
-def speed_work(run):
-    """What the binary does: the main budget first, for it matters most."""
+
+def speed(run):
+    """The main budget first, for it matters most."""
     s = run.sizes
-    main, length, seconds = s["main"], s["length"], s["seconds"]
-
-    def measure(name, sequences, **more):
-        return {"name": name, "sequences": sequences, "seconds": seconds, **more}
-
-    steps = max(2 * main // length, s["compared"])
-    measures = [measure("uniform", work.uniform(steps, length), scores=True, profile=True)]
-    measures.append(measure("unsorted", work.unsorted(*s["unsorted"]), scores=True))
+    main, length = s["main"], s["length"]
+    measures = [measure(run, "uniform", work.uniform(steps_of(run), length), scores=True)]
+    measures.append(measure(run, "unsorted", work.unsorted(*s["unsorted"]), scores=True))
     for n in s["lengths"]:
-        measures.append(measure(f"length {n}", work.uniform(max(2, 2 * main // n), n), profile=True))
+        measures.append(measure(run, f"length {n}", work.uniform(max(2, 2 * main // n), n), profile=True))
     for size, half in s["groups"]:
         count = max(2, 2 * main // (half + size * half))
-        measures.append(measure(f"groups of {size}, {half} + {half}", work.groups(count, size, half, half)))
-        measures.append(measure(f"independent {half} + {half}, for groups of {size}", work.uniform(count * size, 2 * half, 500)))
-    measures += [measure(f"latency {n}", work.uniform(1, n), latency=True) for n in s["latency"]]
-    models = [{"step_tokens": main, "matmul_seconds": seconds, "measures": measures}]
+        measures.append(measure(run, f"groups of {size}, {half} + {half}", work.groups(count, size, half, half)))
+        alone = work.uniform(count * size, 2 * half, 500)
+        measures.append(measure(run, f"independent {half} + {half}, for groups of {size}", alone))
+    measures += [measure(run, f"latency {n}", work.uniform(1, n), latency=True) for n in s["latency"]]
+    models = [{"step_tokens": main, "matmul_seconds": s["seconds"], "measures": measures}]
     for budget in s["others"]:
-        uniform = measure("uniform", work.uniform(2 * max(main, budget) // length, length), profile=True)
-        models.append({"step_tokens": budget, "matmul_seconds": seconds / 2, "measures": [uniform]})
-    return {"models": models}
+        uniform = measure(run, "uniform", work.uniform(2 * max(main, budget) // length, length), profile=True)
+        models.append({"step_tokens": budget, "matmul_seconds": s["seconds"] / 2, "measures": [uniform]})
+    run.gpu("hash", "hash", 30, "--name", report.HASHED)
+    run.gpu("speed", "speed", 130, "--work", work_file(run, "work.json", models))
 
 
-def their_work(run):
+def hugging_face(run):
     s = run.sizes
     conversations = work.uniform(s["compared"], s["length"])
     measures = [{"name": "uniform", "batch": batch, "seconds": s["seconds"], "sequences": conversations} for batch in s["batches"]]
     measures.append({"name": "unsorted", "batch": 16, "seconds": 0, "sequences": work.unsorted(*s["unsorted"])})
-    return {"measures": measures, "matmul_rows": s["main"], "matmul_seconds": s["seconds"] / 5}
+    theirs = {"config": run.shape("config.json"), "measures": measures, "matmul_rows": s["main"],
+              "matmul_seconds": s["seconds"] / 5}
+    run.hugging_face("hugging-face", "speed", 150, "--work", work.save(os.path.join(run.folder, "theirs.json"), theirs))
 
 
-def speed(run):
-    shape = work.save(os.path.join(run.folder, "config.json"), work.config(run.sizes["shape"]))
-    same_hash(run)
-    ours = work.save(os.path.join(run.folder, "work.json"), {"config": shape, **speed_work(run)})
-    lines, problem = run.gpu("speed", 190, "--work", ours)
-    theirs, why = [], "python3 has no torch and transformers"
-    if run.torch:
-        file = work.save(os.path.join(run.folder, "their-work.json"), {"config": shape, **their_work(run)})
-        theirs, why = run.hugging_face("speed", 170, "--work", file)
-    run.ours, run.theirs = Ours(lines), Theirs(theirs)
-    judge_rate(run, problem)
-    judge_comparison(run, problem, why)
-    judge_groups(run, problem)
-    judge_scores(run, why)
+def load(run):
+    folder = os.path.join(run.folder, "checkpoint")
+    needed = sum(2 * work.math.prod(sizes) for _, sizes in work.tensors(run.sizes["load"]))
+    names = ["load-from-disk", "load-from-cache"]
+    if shutil.disk_usage(run.folder).free < 1.2 * needed:
+        return [run.skip(name, f"{needed / 1e9:.1f} GB do not fit the disk at {run.folder}") for name in names]
+    if run.left() < 20:
+        return [run.call(name, [], 0, {}) for name in names]
+    run.say(f"writing a checkpoint of {needed / 1e9:.1f} GB to {folder}")
+    work.write_checkpoint(folder, run.sizes["load"], run.sizes["shards"])
+    for name in names:
+        if name == "load-from-disk":
+            work.forget(folder)
+        run.gpu(name, "load", 60, "--model", folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-class Ours:
-    """Findings of the binary's `speed`, by budget and name."""
-
-    def __init__(self, lines):
-        self.found = {(line["step_tokens"], line["name"]): line["found"] for line in lines if "found" in line}
-        self.rates = {line["step_tokens"]: line["matmul_rate"] for line in lines if "matmul_rate" in line}
-        self.errors = [f"{line['step_tokens']}: {line['error']}" for line in lines if "error" in line]
-        self.errors += [f"{key}: {found['error']}" for key, found in self.found.items() if "error" in found]
-
-    def get(self, budget, name, field="input_tokens_per_s"):
-        return self.found.get((budget, name), {}).get(field)
-
-
-class Theirs:
-    """Findings of hugging_face.py's `speed`."""
-
-    def __init__(self, lines):
-        self.measures = [line for line in lines if "input_tokens_per_s" in line]
-        self.errors = [f"{line['name']} in batches of {line['batch']}: {line['error']}" for line in lines if "error" in line]
-        self.matmul_rate = max((line["torch_matmul_rate"] for line in lines if "torch_matmul_rate" in line), default=None)
-
-    def best(self, name):
-        return max((m for m in self.measures if m["name"] == name), key=lambda m: m["input_tokens_per_s"], default=None)
+def tp2(run):
+    options = ["--golden", run.args.golden, *run.sizes["golden_rows"]]
+    if run.host:
+        run.skip("nccl", "the CPU has none")
+        return run.gpu("tp2", "tp2", 60, *options, device="host,host")
+    nccl = str(next(iter(run.lines("device")), {}).get("nccl"))
+    version = tuple(map(int, re.findall(r"\d+", nccl)[:2])) if re.match(r"\d+\.\d+", nccl) else None
+    if version is None:
+        return [run.skip(name, nccl) for name in ("nccl", "tp2")]
+    run.gpu("nccl", "nccl", 60)
+    ordinals = run.args.device if "," in run.args.device else run.args.device + "," + run.args.device.split(":")[-1]
+    if len(set(ordinals.split(":")[-1].split(","))) == 1 and version < TP2_SINCE:
+        return run.skip("tp2", f"NCCL {nccl} takes no two ranks on one GPU, 2.30 does: give its folder with --libraries")
+    run.gpu("tp2", "tp2", 80, *options, device=ordinals, environment=TP2_SETTINGS)
 
 
-def same_hash(run):
-    """The device's random numbers against the hash in Python, which hugging_face.py holds torch's against as well."""
-    name = "model.layers.0.mlp.up_proj.weight"
-    lines, problem = run.gpu("hash", 30, "--name", name)
-    numbers = lines[0].get("numbers", []) if lines else []
-    same = len(numbers) == 64 and all(x == work.weight(name, i) for i, x in enumerate(numbers))
-    run.promise("random weights are the same on both sides", not problem and same, problem or f"{len(numbers)} numbers")
-
-
-def judged(run, holds):
-    """Nothing that was measured at tiny sizes or on a CPU says anything about speed."""
-    return None if run.args.small else holds
-
-
-def why_not(run, problem, *others):
-    return "; ".join(str(text) for text in (problem, *run.ours.errors[:2], *others) if text) or "it was not measured"
-
-
-def judge_rate(run, problem):
-    main, name = run.sizes["main"], "at least 75 % of the matmul rate at 8192-token steps of 512-token conversations"
-    flops, rate = run.ours.get(main, "uniform", "matmul_flops"), run.ours.rates.get(main, {}).get("rate")
-    if not flops or not rate:
-        run.promise(name, False, why_not(run, problem))
-        return
-    bare = max(rate, run.theirs.matmul_rate or 0)
-    torch = f", torch's {run.theirs.matmul_rate / 1e12:.0f}" if run.theirs.matmul_rate else ""
-    found = f"{flops / bare:.1%}: {flops / 1e12:.0f} TFLOP/s of the own matmuls' {rate / 1e12:.0f}{torch}"
-    run.promise(name, judged(run, flops >= 0.75 * bare), found)
-
-
-def judge_comparison(run, problem, why):
-    for name, factor, text in (("uniform", 1.08, "uniform 512-token conversations"),
-                               ("unsorted", 1.5, "unsorted lengths 64 to 2048 in its batches of 16")):
-        promise = f"at least {factor} times Hugging Face on {text}"
-        ours, theirs = run.ours.get(run.sizes["main"], name), run.theirs.best(name)
-        if not run.torch:
-            run.promise(promise, None, why)
-        elif not ours or not theirs:
-            run.promise(promise, False, why_not(run, problem, why, *run.theirs.errors))
-        else:
-            times = ours / theirs["input_tokens_per_s"]
-            found = f"{times:.2f} times: {ours:.0f} and {theirs['input_tokens_per_s']:.0f} tokens/s in batches of {theirs['batch']}"
-            run.promise(promise, judged(run, times >= factor), found)
-
-
-def judge_groups(run, problem):
-    main, (size, half) = run.sizes["main"], run.sizes["groups"][0]
-    grouped = run.ours.get(main, f"groups of {size}, {half} + {half}")
-    alone = run.ours.get(main, f"independent {half} + {half}, for groups of {size}")
-    name = "groups of 8 with equal prompt and response: at least 1.6 times independent ones"
-    if not grouped or not alone:
-        run.promise(name, False, why_not(run, problem))
-        return
-    found = f"{grouped / alone:.2f} times: {grouped:.0f} and {alone:.0f} input tokens/s"
-    run.promise(name, judged(run, grouped >= 1.6 * alone), found)
-
-
-def judge_scores(run, why):
-    name = "scores of random weights correlate with Hugging Face's, both in bf16"
-    told, good = [], True
-    for which in ("uniform", "unsorted"):
-        theirs, ours = run.theirs.best(which), run.ours.get(run.sizes["main"], which, "scores")
-        if theirs and ours:
-            r, apart = compare(ours[:len(theirs["scores"])], theirs["scores"])
-            good &= r >= 0.95
-            told.append(f"{which}: r = {r:.4f}, RMS difference {apart:.1%} of the spread")
-    if not run.torch:
-        run.promise(name, None, why)
-    else:
-        run.promise(name, bool(told) and good, "; ".join(told) or why_not(run, why, *run.theirs.errors))
-
-
-def compare(a, b):
-    """The correlation, and the RMS difference over the standard deviation of `b`."""
-    mean_a, mean_b = sum(a) / len(a), sum(b) / len(b)
-    da, db = [x - mean_a for x in a], [y - mean_b for y in b]
-    spread_a, spread_b = (sum(x * x for x in d) ** 0.5 or 1.0 for d in (da, db))
-    apart = sum((x - y) ** 2 for x, y in zip(a, b)) ** 0.5
-    return sum(x * y for x, y in zip(da, db)) / spread_a / spread_b, apart / spread_b
-
-
-# === the table ===
-
-def table(run):
-    out = ["", f"assay on {run.device.get('name', '?')}, {time.strftime('%Y-%m-%d')}, commit {run.args.commit}", ""]
-    if getattr(run, "ours", None) and run.ours.found:
-        out += speed_table(run) + share_table(run) + other_table(run)
-    out += [f"{'state':8}promise", "-" * 100]
-    out += [f"{p['state']:8}{p['promise']}\n{'':8}{p['found']}" for p in run.promises]
-    return "\n".join(out)
-
-
-def speed_table(run):
-    out = [f"{'steps of':>9} {'work':45} {'input tok/s':>12} {'computed':>10} {'TFLOP/s':>8} {'of bare':>8}"]
-    for (budget, name), found in sorted(run.ours.found.items(), key=lambda item: item[0][0]):
-        if "input_tokens_per_s" not in found:
-            continue
-        rate = run.ours.rates.get(budget, {}).get("rate")
-        share = f"{found['matmul_flops'] / rate:8.1%}" if rate else f"{'-':>8}"
-        out.append(f"{budget:9} {name:45} {found['input_tokens_per_s']:12.0f} {found['computed_tokens_per_s']:10.0f} "
-                   f"{found['matmul_flops'] / 1e12:8.1f} {share}")
-    for m in run.theirs.measures:
-        out.append(f"{'HF':>9} {m['name'] + ', batches of ' + str(m['batch']):45} {m['input_tokens_per_s']:12.0f}")
-    bare = [f"{budget} rows {rate['rate'] / 1e12:.0f}" for budget, rate in sorted(run.ours.rates.items())]
-    torch = f"; torch's own at {run.sizes['main']} rows {run.theirs.matmul_rate / 1e12:.0f}" if run.theirs.matmul_rate else ""
-    return out + ["", f"bare matmuls, TFLOP/s: {', '.join(bare)}{torch}", ""]
-
-
-def share_table(run):
-    kinds = ["matmul", "attention", "pointwise", "copy", "idle"]
-    out = [f"{'steps of':>9} {'work':45} {'watched ms':>10} " + " ".join(f"{kind:>10}" for kind in kinds)]
-    for (budget, name), found in sorted(run.ours.found.items(), key=lambda item: item[0][0]):
-        profile = found.get("profile")
-        if not profile:
-            continue
-        taken = {share["kind"]: share["seconds"] for share in profile["kinds"]} | {"idle": profile["idle"]}
-        shares = " ".join(f"{taken[kind] / profile['seconds']:10.1%}" for kind in kinds)
-        out.append(f"{budget:9} {name:45} {profile['seconds'] * 1e3:10.2f} {shares}")
-    return out + [""]
-
-
-def other_table(run):
-    out = []
-    for (_, name), found in run.ours.found.items():
-        if found.get("median"):
-            out.append(f"{name} tokens: {found['median'] * 1e3:.2f} ms, p95 {found['p95'] * 1e3:.2f} ms")
-    return out + [f"error: {error}" for error in run.ours.errors + run.theirs.errors] + [""]
-
+# === all ===
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", metavar="A|B", help="one run, or both")
     parser.add_argument("--small", action="store_true", help="tiny shapes, the CPU as the device")
     parser.add_argument("--device", help="cuda:0; cuda:0,1 for two ranks on two GPUs")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
+    parser.add_argument("--only", help=f"parts, with commas between: {' '.join(PARTS)}")
+    parser.add_argument("--table", action="store_true", help="run nothing, print the table of --out")
     parser.add_argument("--binary", default=os.path.join(HERE, "gpu"))
     parser.add_argument("--golden", default=os.path.join(HERE, "golden"), help="the golden checkpoints")
     parser.add_argument("--libraries", help="a folder with libraries of CUDA, before those of this Python")
     parser.add_argument("--scratch", help="where a checkpoint of 8 GB may lie for a moment")
-    parser.add_argument("--out", default="gpu-trial.json")
-    parser.add_argument("--time", type=float, help="seconds for all of it: 530, or 1800 with --small")
+    parser.add_argument("--out", default=os.path.join(HERE, "gpu-trial.json"), help="where findings are kept")
+    parser.add_argument("--time", type=float, help="seconds for all of it: 240 for A, 420 for B, 1800 each with --small")
+    parser.add_argument("--patience", type=float, help="how many times a part's usual limit it may take: 1, or 20 with --small")
     args = parser.parse_args()
     args.device = args.device or ("host" if args.small else "cuda:0")
-    args.time = args.time or (1800 if args.small else 530)
-    args.only = args.only.split(",")
-    unknown = [part for part in args.only if part not in PARTS]
+    args.patience = args.patience or (20 if args.small else 1)
+    unknown = [run for run in args.runs if run not in RUNS]
+    args.parts = args.only.split(",") if args.only else [part for run in args.runs if run in RUNS for part in RUNS[run][1]]
+    unknown += [part for part in args.parts if part not in PARTS]
     if unknown:
-        parser.error(f"no such part: {', '.join(unknown)}")
+        parser.error(f"neither a run nor a part: {', '.join(unknown)}")
+    if not args.parts and not args.table:
+        parser.error("which run, A or B?")
+    args.parts = [part for part in PARTS if part in args.parts]
+    limits = [seconds for seconds, parts in RUNS.values() if set(parts) & set(args.parts)]
+    args.time = args.time or sum(1800 if args.small else limit for limit in limits)
     commit = os.path.join(HERE, "COMMIT")
     args.commit = open(commit).read().strip() if os.path.exists(commit) else "of this tree"
     return args
 
 
-def main():
-    run = Run(arguments())
-    lines, problem = run.gpu("device", 60)
-    run.device = lines[0] if lines else {}
-    run.torch = has_torch()
-    if problem:
-        run.promise("the device can be used", False, problem)
-        run.args.only = []
-    if not run.torch:
-        run.say("python3 has no torch and transformers: NOTHING IS COMPARED WITH HUGGING FACE HERE")
-    for name in PARTS:
-        if name not in run.args.only:
-            continue
+def end(*_):
+    raise Cut
+
+
+def try_all(run):
+    """The parts in their order; each fails alone."""
+    for part in run.args.parts:  # what is cut before it begins is named as well
+        run.record["parts"][part] = {"state": "cut", "problem": "no time was left for it", "seconds": 0, "lines": []}
+    run.warm(torch="B" in run.args.runs or {"golden", "hugging-face"} & set(run.args.parts))
+    run.gpu("device", "device", 60)
+    if run.part("device")["state"] != "done":
+        for part in run.args.parts:
+            run.skip(part, "the device cannot be used")
+        return
+    for part in run.args.parts:
+        named = run.record["parts"].pop(part)
         try:
-            globals()[name](run)
+            globals()[part.replace("-", "_")](run)
+        except Cut:
+            run.record["parts"].setdefault(part, named)
+            raise
         except Exception as error:  # the other parts have their own to say
-            run.promise(f"part {name} runs to its end", False, f"{type(error).__name__}: {error}")
-    text = table(run)
-    run.findings["table"] = text.splitlines()
-    run.write()
+            run.record["parts"][part] = {**named, "state": "failed", "problem": f"{type(error).__name__}: {error}"}
+
+
+def main():
+    args = arguments()
+    run = Run(args)
+    run.deadline = START + args.time
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, end)
+    try:
+        if not args.table:
+            try_all(run)
+    except Cut:
+        run.say("ended from outside")
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if run.warming:
+        kill(run.warming)
+    states = report.judge(run.record)
+    if not args.table:
+        run.record["last"] = {"parts": args.parts, "seconds": round(time.monotonic() - START), "of": args.time}
+        run.write()
+    print("\n".join(run.record["table"]), flush=True)
+    print(f"all of it is in {os.path.abspath(args.out)}")
     shutil.rmtree(run.folder, ignore_errors=True)
-    print(text)
-    states = [promise["state"] for promise in run.promises]
-    print(f"\n{states.count('pass')} passed, {states.count('FAIL')} failed, {states.count('skipped')} skipped; "
-          f"{time.monotonic() - START:.0f} s; all of it in {os.path.abspath(run.args.out)}")
-    return 1 if "FAIL" in states else 0
+    return 1 if "FAIL" in states else 2 if "cut" in states else 0
 
 
 if __name__ == "__main__":

@@ -98,8 +98,12 @@ impl Rule {
 }
 
 const TEXT: &[&str] = &["rs", "toml", "py", "sh", "yml", "yaml", "md", "proto", "cu", "cpp", "h"];
-const UNSAFE_IS_FOR: &[&str] =
-    &["crates/collective/src/nccl/", "crates/model/src/device/cuda/", "crates/model/src/device/host.rs"];
+const UNSAFE_IS_FOR: &[&str] = &[
+    "crates/collective/src/library.rs",
+    "crates/collective/src/nccl/",
+    "crates/model/src/device/cuda/",
+    "crates/model/src/device/host.rs",
+];
 
 const RULES: &[Rule] = &[
     Rule::code(

@@ -9,6 +9,8 @@
 //! [`OnGpus`] share nothing else: a [`Ticket`] is what they meet by.
 
 #[cfg(feature = "cuda")]
+pub mod library;
+#[cfg(feature = "cuda")]
 mod nccl;
 mod rows;
 mod seat;
@@ -83,13 +85,6 @@ pub enum Error {
         /// How long this rank has waited.
         patience: Duration,
     },
-    /// The order of a sum would not be that of the ranks.
-    #[cfg(feature = "cuda")]
-    #[error("nccl adds up in rank order for two ranks at most, not for {world_size}")]
-    Unordered {
-        /// The number of ranks.
-        world_size: usize,
-    },
 }
 
 /// What the ranks of one replica do together. Every rank calls the same operations in the same order.
@@ -126,12 +121,6 @@ pub trait Collective: Send + Sync {
         None
     }
 
-    /// How long the ranks may take to form what they share on their GPUs.
-    #[cfg(feature = "cuda")]
-    fn forming(&self) -> Duration {
-        nccl::PATIENCE
-    }
-
     /// Joins the same ranks on their GPUs: a new communicator for each call, which all ranks make; on a [`Seat`], the one
     /// communicator of the collective that it is taken in, on the stream of the first call.
     ///
@@ -139,7 +128,7 @@ pub trait Collective: Send + Sync {
     /// Those of [`Nccl::form`]; the collective has ended then.
     #[cfg(feature = "cuda")]
     fn nccl(&self, stream: &Arc<CudaStream>) -> Result<Arc<Nccl>, Error> {
-        Nccl::form(self, stream, self.forming()).map(Arc::new)
+        Nccl::form(self, stream, nccl::PATIENCE).map(Arc::new)
     }
 }
 

@@ -9,7 +9,7 @@ use candle_core::Tensor;
 use cudarc::driver::CudaStream;
 
 #[cfg(feature = "cuda")]
-use crate::nccl::{Nccl, Slot};
+use crate::nccl::{Nccl, PATIENCE, Slot};
 use crate::{Collective, Error};
 
 /// A place that is taken in one collective after another. Nobody sits in it at first: it then says that its rank left.
@@ -122,8 +122,6 @@ impl Collective for Seat {
 
     #[cfg(feature = "cuda")]
     fn nccl(&self, stream: &Arc<CudaStream>) -> Result<Arc<Nccl>, Error> {
-        self.communicator(|collective, cancelled| {
-            Nccl::form_unless(collective, stream, collective.forming(), cancelled)
-        })
+        self.communicator(|collective, cancelled| Nccl::form_unless(collective, stream, PATIENCE, cancelled))
     }
 }

@@ -185,11 +185,6 @@ impl Collective for Tcp {
         let first = usize::from(self.rank == 0);
         peers.iter().position(is_closed).map(|peer| first + peer)
     }
-
-    #[cfg(feature = "cuda")]
-    fn forming(&self) -> Duration {
-        self.session.forming
-    }
 }
 
 impl Tcp {

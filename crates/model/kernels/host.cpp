@@ -5,11 +5,12 @@ namespace {
 
 struct Entry {
     const char* name;
+    size_t words;  // of its arguments
     void (*kernel)(const void*, char*);
 };
 
 #define ENTRY(name, Args, function) \
-    Entry{#name, [](const void* args, char* shared) { function(*static_cast<const Args*>(args), shared); }},
+    Entry{#name, sizeof(Args) / 8, [](const void* args, char* shared) { function(*static_cast<const Args*>(args), shared); }},
 
 const Entry ENTRIES[] = {KERNELS(ENTRY)};
 
@@ -45,11 +46,11 @@ void matmul(const void* weight, const void* x, void* out, size_t rows, size_t co
 
 }  // namespace
 
-// Runs kernel `name` with its arguments; `shape` is the grid's two sizes, threads, and bytes of shared memory.
-// Not 0 if there is no such kernel.
+// Runs kernel `name` with its arguments; `shape` is the grid's two sizes, threads, bytes of shared memory, and words of
+// the arguments. Not 0 if there is no kernel that takes so many.
 extern "C" int assay_host_launch(const char* name, const uint64_t* args, const unsigned* shape) {
     for (const Entry& entry : ENTRIES) {
-        if (strcmp(entry.name, name) != 0) continue;
+        if (strcmp(entry.name, name) != 0 || entry.words != shape[4]) continue;
         const unsigned sizes[4] = {shape[0], shape[1], shape[2], shape[3]};
         host::launch(entry.kernel, args, sizes);
         return 0;

@@ -37,6 +37,24 @@ DEVICE Pack<T> load_pack(const T* from) {
     return *reinterpret_cast<const Pack<T>*>(from);
 }
 
+// Numbers of f32 beside those of a pack: loaded 16 bytes at a time.
+template <int SIZE>
+struct Floats {
+    float values[SIZE];
+};
+
+template <int SIZE>
+DEVICE Floats<SIZE> load_floats(const float* from) {
+    Floats<SIZE> floats;
+    UNROLL
+    for (int i = 0; i < SIZE; i += Pack<float>::SIZE) {
+        const Pack<float> pack = load_pack(from + i);
+        UNROLL
+        for (int k = 0; k < Pack<float>::SIZE; k++) floats.values[i + k] = pack.values[k];
+    }
+    return floats;
+}
+
 template <class T>
 DEVICE void store_pack(T* to, const Pack<T>& pack) {
     *reinterpret_cast<Pack<T>*>(to) = pack;

@@ -31,7 +31,7 @@ pub enum Device {
 }
 
 /// A kind of floating-point numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// 32 bits.
     F32,

@@ -58,6 +58,9 @@ pub enum Error {
     /// The model cannot be computed where or in which numbers it was asked for.
     #[error("{0}")]
     Device(String),
+    /// The device has failed and computes nothing more in this process, which had better end.
+    #[error("the device is lost: {0}")]
+    DeviceLost(String),
     /// A token sequence that the model cannot take.
     #[error("{0}")]
     Sequence(String),

@@ -34,15 +34,14 @@ pub fn numerics(config: &Config, compute: &Compute, world_size: usize) -> Result
         }
         #[cfg(feature = "cuda")]
         Device::Cuda(ordinal) => {
-            let device = device::cuda::CudaDevice::open(ordinal, compute.dtype, std::sync::Arc::new(collective::Solo))?;
-            let device = device.numerics(&Share::new(config, 0, world_size).matrix_shapes())?;
-            Ok(format!("{device} tp={world_size}"))
+            let device = device::cuda::CudaDevice::open(ordinal, compute, std::sync::Arc::new(collective::Solo))?;
+            device.numerics(&Share::new(config, 0, world_size).matrix_shapes(), world_size)
         }
         #[cfg(not(feature = "cuda"))]
         Device::Cuda(_) => Err(Error::without_cuda()),
         #[cfg(feature = "host-kernels")]
         Device::HostKernels => {
-            let (dtype, probe, version) = (compute.dtype, device::host::probe(), device::VERSION);
+            let (dtype, probe, version) = (compute.dtype, device::host::probe(), device::version(world_size));
             Ok(format!("host-kernels {dtype} libm={probe:08x} tp={world_size} kernels={version}"))
         }
     }

@@ -20,6 +20,14 @@ pub enum Error {
     /// A rank's thread does not come back from a step.
     #[error("a rank has not come back from a step for {0:?}")]
     Stuck(std::time::Duration),
+    /// The device of a rank has failed, and this process cannot have it again.
+    #[error("the device of rank {rank} is lost: {problem}")]
+    DeviceLost {
+        /// The rank.
+        rank: usize,
+        /// What the device says.
+        problem: String,
+    },
     /// The registry does not let the worker in.
     #[error(transparent)]
     Registry(#[from] discovery::Error),

@@ -7,8 +7,8 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
 use std::time::Instant;
 
@@ -41,7 +41,11 @@ pub struct Ranks {
     first: usize,
     ranks: Vec<Rank>,
     warnings: Vec<String>,
+    lost: Arc<Lost>,
 }
+
+/// The first rank whose device was lost, and what the device said.
+type Lost = OnceLock<(usize, String)>;
 
 /// Called by each rank with what it contributes to a step.
 pub type Done = Arc<dyn Fn(usize, Result<Partials, model::Error>) + Send + Sync>;
@@ -88,7 +92,8 @@ impl Ranks {
             return Err(Error::Option(format!("{count} ranks cannot compute in {computes} places")));
         }
         let (loaded, loads) = channel();
-        let start = |(rank, compute)| Rank::start(options, rank, compute, loaded.clone());
+        let lost = Arc::new(Lost::new());
+        let start = |(rank, compute)| Rank::start(options, rank, compute, (loaded.clone(), &lost));
         let mut ranks = options.ranks.clone().zip(&options.computes).map(start).collect::<Result<Vec<_>, _>>()?;
         drop(loaded);
         let mut warnings = Vec::new();
@@ -101,12 +106,21 @@ impl Ranks {
         }
         warnings.sort_unstable();
         warnings.dedup();
-        Ok(Self { first: options.ranks.start, ranks, warnings })
+        Ok(Self { first: options.ranks.start, ranks, warnings, lost })
     }
 
     /// What is odd about the checkpoint, without being an error.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Whether all ranks can go on.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] once a step has failed because a rank's device is of no use any more.
+    pub fn check(&self) -> Result<(), Error> {
+        let lost = self.lost.get().cloned();
+        lost.map_or(Ok(()), |(rank, problem)| Err(Error::DeviceLost { rank, problem }))
     }
 
     /// The numbers of the ranks.
@@ -144,7 +158,12 @@ impl Ranks {
 // === impl Rank ===
 
 impl Rank {
-    fn start(options: &RanksOptions, rank: usize, compute: &Compute, loaded: Loaded) -> Result<Self, Error> {
+    fn start(
+        options: &RanksOptions,
+        rank: usize,
+        compute: &Compute,
+        (loaded, lost): (Loaded, &Arc<Lost>),
+    ) -> Result<Self, Error> {
         let failed = |problem: String| Error::Threads { rank, problem };
         let pool = ThreadPoolBuilder::new()
             .num_threads((options.threads / options.ranks.len()).max(1))
@@ -153,7 +172,7 @@ impl Rank {
             .map_err(|error| failed(error.to_string()))?;
         let (jobs, inbox) = channel::<Job>();
         let seat = Arc::new(Seat::new(rank, options.world_size));
-        let waiter = Waiter::start(&seat).map_err(|error| failed(error.to_string()))?;
+        let waiter = Waiter::start(&seat, lost).map_err(|error| failed(error.to_string()))?;
         let (options, compute, leaver) = (options.clone(), *compute, Leaver(Arc::clone(&seat)));
         let work = move || {
             let collective = Arc::clone(&leaver.0) as Arc<dyn Collective>;
@@ -194,13 +213,19 @@ fn report(load: Result<(Model, Vec<String>), model::Error>, loaded: Loaded) -> O
 // === impl Waiter ===
 
 impl Waiter {
-    fn start(seat: &Arc<Seat>) -> std::io::Result<Self> {
+    fn start(seat: &Arc<Seat>, lost: &Arc<Lost>) -> std::io::Result<Self> {
         let (steps, inbox) = channel::<Step>();
+        let lost = Arc::clone(lost);
         let (rank, leaver) = (seat.rank(), Leaver(Arc::clone(seat)));
         let wait = move || {
             let _leaver = leaver;
             for (step, done) in inbox {
-                done(rank, step.and_then(Pending::wait));
+                let waited = step.and_then(Pending::wait);
+                if let Err(model::Error::DeviceLost(problem)) = &waited {
+                    // before anybody hears of the step
+                    let _ = lost.set((rank, problem.clone()));
+                }
+                done(rank, waited);
             }
         };
         let thread = Builder::new().name(format!("rank-{rank}-wait")).spawn(wait)?;

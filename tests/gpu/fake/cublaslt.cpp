@@ -1,10 +1,17 @@
-// libcublasLt.so.13 for machines without a GPU. Its heuristics suggest algorithms of all kinds, the good ones last, so
-// that a program which takes the first that comes has scores that depend on the number of rows.
+// libcublasLt.so.13 for machines without a GPU. Where a test asks for them its heuristics suggest algorithms of all kinds,
+// the good ones last, so that a program which takes the first that comes has scores that depend on the number of rows.
+//
+// A test says how it is to be through the environment:
+//   FAKE_CUBLASLT_ALGORITHMS  how many of its algorithms it has, from the first (only the good ones)
+//   FAKE_CUBLASLT_VERSION     what it says of itself (130000)
 #include "fake.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 
 extern "C" void assay_host_matmul(int dtype, const void* weight, const void* x, void* out, const size_t* shape);
 
@@ -41,23 +48,32 @@ struct Kind {
     bool usable;          // as the heuristics say
     size_t flips_from;    // rows from which the last bit of a result is another one; 0: never
     size_t refuses_from;  // rows from which it is not supported; 0: never
+    size_t flips_below = SIZE_MAX;  // rows from which the last bit is the right one again
+    size_t kept = 0;                // rows at either end whose bits do not flip
+    bool tiles = false;             // not supported but for whole tiles of rows
+    bool large = false;             // slow where there are few rows
 };
+constexpr size_t TILE = 64, FEW = 2049;
+constexpr auto SLOW = std::chrono::milliseconds(1);
 
 const Kind KINDS[] = {
     {4, 1, 1 << 20, true, 0, 0},   // split along the depth, reduced in the workspace
     {1, 1, 1 << 20, true, 0, 0},   // reduced from parts
     {1, 0, 0, false, 0, 0},        // found unusable by the heuristics themselves
     {1, 0, 0, true, 129, 0},       // another kernel for more than 128 rows
-    {1, 0, 0, true, 4096, 0},      // another kernel for whole tiles only
+    {1, 0, 0, true, 8192, 0},      // another kernel for a full step
     {1, 0, 0, true, 0, 257},       // made for few rows
-    {1, 0, 64 << 10, true, 0, 0},  // good
+    {1, 0, 0, true, 6000, 0, 8000, 512},  // another kernel in the middle of some numbers of rows
+    {1, 0, 64 << 10, true, 0, 0, SIZE_MAX, 0, true, true},  // good
     {1, 0, 0, true, 1, 0},         // good as well, with other bits
 };
 
-// How many of them this library has: FAKE_CUBLASLT_ALGORITHMS, or all.
-uint32_t algorithms() {
+constexpr uint32_t ALL = sizeof KINDS / sizeof KINDS[0], FIRST_GOOD = ALL - 2;
+
+// The numbers of those that there are: from the first to before the second.
+std::pair<uint32_t, uint32_t> algorithms() {
     const char* text = getenv("FAKE_CUBLASLT_ALGORITHMS");
-    return text ? static_cast<uint32_t>(atoi(text)) : sizeof KINDS / sizeof KINDS[0];
+    return text ? std::pair{0u, static_cast<uint32_t>(atoi(text))} : std::pair{FIRST_GOOD, ALL};
 }
 
 // cublasLt.h: cublasLtMatmulAlgo_t, whose contents are the library's.
@@ -107,15 +123,18 @@ bool understand(const void* of, const void* a_layout, const void* b_layout, cons
 
 bool aligned(const void* address, size_t to) { return reinterpret_cast<uintptr_t>(address) % to == 0; }
 
-void flip_last_bits(void* out, size_t count, size_t size) {
-    for (size_t i = 0; i < count; i++) static_cast<unsigned char*>(out)[i * size] ^= 1;
+void flip_last_bits(void* out, size_t first, size_t end, size_t size) {
+    for (size_t i = first; i < end; i++) static_cast<unsigned char*>(out)[i * size] ^= 1;
 }
 
 }  // namespace
 
 extern "C" {
 
-size_t cublasLtGetVersion() { return 130000; }
+size_t cublasLtGetVersion() {
+    const char* text = getenv("FAKE_CUBLASLT_VERSION");
+    return text ? strtoull(text, nullptr, 10) : 130000;
+}
 
 int cublasLtCreate(void** handle) {
     if (fake::device() < 0) REFUSE(NOT_INITIALIZED, "the thread has no context");
@@ -184,12 +203,14 @@ int cublasLtMatmulPreferenceDestroy(void* handle) {
 
 int cublasLtMatmulAlgoGetHeuristic(void* handle, void* operation, void* a, void* b, void* c, void* d, void* preference,
                                    int wanted, HeuristicResult* results, int* found) {
+    if (const int status = fake::strike(__func__)) return status;
     Problem problem;
     const auto preferred = preferences().find(preference);
     if (!handles().find(handle) || !preferred || c != d || wanted < 1) REFUSE(INVALID_VALUE, "an argument");
     if (!understand(operation, a, b, d, problem)) REFUSE(INVALID_VALUE, "a matmul unknown here");
     *found = 0;
-    for (uint32_t number = 0; number < algorithms() && *found < wanted; number++) {
+    const auto [first, end] = algorithms();
+    for (uint32_t number = first; number < end && *found < wanted; number++) {
         const Kind& kind = KINDS[number];
         if (kind.workspace > preferred->workspace) continue;
         auto& result = results[(*found)++];
@@ -203,11 +224,14 @@ int cublasLtMatmulAlgoGetHeuristic(void* handle, void* operation, void* a, void*
 
 int cublasLtMatmulAlgoConfigGetAttribute(const Algorithm* algorithm, int attribute, void* value, size_t bytes,
                                          size_t* written) {
-    constexpr int SPLIT = 2, REDUCTION = 3;
-    if (algorithm->magic != MAGIC || bytes != sizeof(uint32_t)) REFUSE(INVALID_VALUE, "no algorithm, or a size");
-    if (attribute != SPLIT && attribute != REDUCTION) REFUSE(INVALID_VALUE, "an attribute unknown here");
+    constexpr int ID = 0, SPLIT = 2, REDUCTION = 3, STAGES = 6, CLUSTER = 8;
+    if (algorithm->magic != MAGIC) REFUSE(INVALID_VALUE, "no algorithm");
+    if (bytes != (attribute == CLUSTER ? sizeof(uint16_t) : sizeof(uint32_t))) REFUSE(INVALID_VALUE, "its size");
     const Kind& kind = KINDS[algorithm->number];
-    memcpy(value, attribute == SPLIT ? &kind.split : &kind.reduction, bytes);
+    const uint32_t number = static_cast<uint32_t>(algorithm->number);
+    if (attribute < ID || attribute > CLUSTER) REFUSE(INVALID_VALUE, "an attribute unknown here");
+    if (attribute == STAGES) return NOT_SUPPORTED;  // this library has none
+    memcpy(value, attribute == SPLIT ? &kind.split : attribute == REDUCTION ? &kind.reduction : &number, bytes);
     *written = bytes;
     return SUCCESS;
 }
@@ -234,16 +258,18 @@ int cublasLtMatmul(void* handle, void* operation, const float* alpha, const void
     if (workspace_bytes < kind.workspace || !fake::holds(workspace, workspace_bytes) || !aligned(workspace, 256)) {
         REFUSE(INVALID_VALUE, "too little workspace");
     }
-    if (kind.refuses_from != 0 && n >= kind.refuses_from) return NOT_SUPPORTED;
+    if ((kind.refuses_from != 0 && n >= kind.refuses_from) || (kind.tiles && n % TILE != 0)) return NOT_SUPPORTED;
     const int dtype = type == R_32F ? 0 : type == R_16BF ? 1 : 2;
     // the promise of the program under test, not of cuBLASLt
     if (kind.split > 1 || kind.reduction != 0) fake::complain("a matmul is split along the depth");
-    const bool flips = kind.flips_from != 0 && n >= kind.flips_from;
+    const bool flips = kind.flips_from != 0 && n >= kind.flips_from && n < kind.flips_below;
+    const size_t first = kind.kept, end = n - std::min<size_t>(n, kind.kept);
     const auto work = [=, m = m, n = n, k = k] {
+        if (kind.large && n < FEW) std::this_thread::sleep_for(SLOW);
         memset(workspace, 0xff, kind.workspace);
         const size_t shape[3] = {n, m, k};
         assay_host_matmul(dtype, a, b, d, shape);
-        if (flips) flip_last_bits(d, m * n, size);
+        if (flips) flip_last_bits(d, m * first, m * end, size);
         return 0;
     };
     return fake::enqueue(stream, work) == 0 ? SUCCESS : EXECUTION_FAILED;

@@ -49,6 +49,7 @@ size_t variable(const char* name, size_t otherwise) {
 // One primary context for each GPU; its handle stays the same, as the driver's does.
 struct Context {
     int device = 0, retained = 0;
+    bool opened = false;
     std::atomic<int> sticky{SUCCESS};  // the error of a kernel: all calls return it from then on
     std::atomic<size_t> used{0};
 };
@@ -334,9 +335,10 @@ int cuDeviceGetAttribute(int* value, int attribute, int device) {
 int cuDevicePrimaryCtxRetain(void** context, int device) {
     if (device < 0 || device >= static_cast<int>(driver().contexts.size())) REFUSE(INVALID_DEVICE, "no such GPU");
     auto& primary = *driver().contexts[device];
-    fake::count("contexts", 1);
     std::lock_guard guard(driver().lock);
-    primary.retained++;
+    // it may be there to the end of the process, but who opens it again and again takes it from under the libraries
+    if (primary.retained == 0 && primary.opened) REFUSE(INVALID_CONTEXT, "opened anew after it was released");
+    primary.retained++, primary.opened = true;
     *context = &primary;
     return SUCCESS;
 }
@@ -345,7 +347,6 @@ int cuDevicePrimaryCtxRelease_v2(int device) {
     if (device < 0 || device >= static_cast<int>(driver().contexts.size())) REFUSE(INVALID_DEVICE, "no such GPU");
     auto& primary = *driver().contexts[device];
     if (primary.retained == 0) REFUSE(INVALID_CONTEXT, "released more often than retained");
-    fake::count("contexts", -1);
     std::lock_guard guard(driver().lock);
     if (--primary.retained == 0) primary.sticky = SUCCESS;
     return SUCCESS;
@@ -518,9 +519,10 @@ int cuMemcpyHtoDAsync_v2(void* to, const void* from, size_t bytes, void* of) {
         copy_later(*stream, pinned, to, from, bytes);
         return SUCCESS;
     }
-    const auto* start = static_cast<const char*>(from);
-    stream->add([to, staged = std::vector<char>(start, start + bytes)] {
-        memcpy(to, staged.data(), staged.size());
+    // the driver may copy pageable bytes away at once, but does not promise to
+    stream->add([=] {
+        std::this_thread::sleep_for(BUS);
+        memcpy(to, from, bytes);
         return SUCCESS;
     });
     return SUCCESS;
@@ -621,7 +623,7 @@ int cuLaunchKernel(void* handle, unsigned grid_x, unsigned grid_y, unsigned grid
     memcpy(arguments.data(), parameters[0], function->bytes);
     const int fault = driver().faults.strike(__func__, true);
     stream->add([=, arguments = std::move(arguments)] {
-        const unsigned shape[4] = {grid_x, grid_y, block_x, shared};
+        const unsigned shape[5] = {grid_x, grid_y, block_x, shared, static_cast<unsigned>(arguments.size())};
         return fault ? fault : assay_host_launch(function->name.c_str(), arguments.data(), shape);
     });
     return SUCCESS;

@@ -1,29 +1,30 @@
 // libnccl.so.2 for machines without a GPU; the ranks are in one process. Calls do not wait: a communicator is in
 // progress until all ranks have come, and after its first operation for a moment, in which nothing may be asked of it.
 // What comes into the stream comes there only then, as with NCCL: who goes on before has the wrong order.
+//
+// A test says how it is to be through the environment:
+//   FAKE_NCCL_FORMING  milliseconds that ranks take to form a communicator once all have come (0)
 #include "fake.h"
 
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <set>
 #include <thread>
 #include <vector>
 
-#include "machine.h"
-
 extern "C" int cuCtxGetCurrent(void** context);
 extern "C" int cuCtxSetCurrent(void* context);
 
 namespace {
 
-// nccl.h: ncclResult_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId, and how ncclConfig_t begins
+// nccl.h: ncclResult_t, ncclDataType_t, ncclUniqueId, and how ncclConfig_t begins
 enum Result { SUCCESS = 0, INTERNAL_ERROR = 3, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE_ERROR = 6, IN_PROGRESS = 7 };
 enum Type { FLOAT16 = 6, FLOAT32 = 7, BFLOAT16 = 9 };
-constexpr int SUM = 0;
 struct Id {
     char bytes[128];
 };
@@ -34,6 +35,7 @@ struct Config {
 };
 
 constexpr auto CONNECTING = std::chrono::milliseconds(2);
+using Clock = std::chrono::steady_clock;
 
 // What a rank sends another, with what it is part of: both must do the same.
 struct Message {
@@ -48,6 +50,7 @@ struct World {
     std::mutex lock;
     std::condition_variable changed;
     std::set<int> here;
+    Clock::time_point last;  // when the last rank came
     std::map<std::pair<int, int>, std::deque<Message>> sent;  // from, to
 };
 
@@ -60,7 +63,7 @@ struct Comm {
 
 // One part of an operation, or the whole of it.
 struct Part {
-    enum { SEND, RECEIVE, REDUCE, GATHER } what;
+    enum { SEND, RECEIVE, GATHER } what;
     const char* from;
     char* to;
     size_t count;
@@ -80,6 +83,11 @@ int refuse(const char* function, int code, const std::string& why) {
     return code;
 }
 #define REFUSE(code, why) return refuse(__func__, code, why)
+
+std::chrono::milliseconds forming() {
+    const char* text = getenv("FAKE_NCCL_FORMING");
+    return std::chrono::milliseconds(text ? atoi(text) : 0);
+}
 
 size_t size_of(int type) { return type == FLOAT32 ? 4 : 2; }
 
@@ -106,18 +114,6 @@ std::vector<char> receive(Comm& comm, int peer, const std::string& operation, si
     return {};
 }
 
-template <class T>
-void add(const std::vector<std::vector<char>>& parts, char* to, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        float sum = 0;
-        for (size_t rank = 0; rank < parts.size(); rank++) {
-            const float x = to_float(reinterpret_cast<const T*>(parts[rank].data())[i]);
-            sum = rank == 0 ? x : sum + x;
-        }
-        reinterpret_cast<T*>(to)[i] = from_float<T>(sum);
-    }
-}
-
 // Everybody's bytes, in rank order, or nothing.
 std::vector<std::vector<char>> gather(Comm& comm, const Part& part, const std::string& operation) {
     const size_t bytes = part.count * size_of(part.type);
@@ -140,15 +136,8 @@ void run(Comm& comm, const Part& part) {
         memcpy(part.to, got.data(), got.size());
         return;
     }
-    const auto all = gather(comm, part, part.what == Part::REDUCE ? "all-reduce" : "all-gather");
-    if (all.empty()) return;
-    if (part.what == Part::GATHER) {
-        for (size_t rank = 0; rank < all.size(); rank++) memcpy(part.to + rank * bytes, all[rank].data(), bytes);
-    } else if (part.type == FLOAT32) {
-        add<float>(all, part.to, part.count);
-    } else {
-        part.type == BFLOAT16 ? add<bf16>(all, part.to, part.count) : add<f16>(all, part.to, part.count);
-    }
+    const auto all = gather(comm, part, "all-gather");
+    for (size_t rank = 0; rank < all.size(); rank++) memcpy(part.to + rank * bytes, all[rank].data(), bytes);
 }
 
 // What the stream does: all is sent before anything is waited for.
@@ -243,6 +232,7 @@ int ncclCommInitRankConfig(void** handle, int size, Id id, int rank, const Confi
     *handle = comms().add(comm);
     std::lock_guard meeting(world->lock);
     world->here.insert(rank);
+    world->last = Clock::now();
     return IN_PROGRESS;
 }
 
@@ -252,7 +242,8 @@ int ncclCommGetAsyncError(void* handle, int* state) {
     if (const int code = fake::strike(__func__)) comm->state = code;
     {
         std::lock_guard guard(comm->world->lock);
-        const bool formed = static_cast<int>(comm->world->here.size()) == comm->world->size;
+        const bool all = static_cast<int>(comm->world->here.size()) == comm->world->size;
+        const bool formed = all && Clock::now() >= comm->world->last + forming();
         if (comm->state == IN_PROGRESS && !comm->connected && formed) comm->state = SUCCESS;
     }
     *state = comm->finalized && comm->waiting > 0 ? IN_PROGRESS : comm->state.load();
@@ -307,12 +298,6 @@ int ncclSend(const void* from, size_t count, int type, int peer, void* comm, voi
 
 int ncclRecv(void* to, size_t count, int type, int peer, void* comm, void* stream) {
     return queue(__func__, comm, {Part::RECEIVE, nullptr, static_cast<char*>(to), count, type, peer, nullptr, stream});
-}
-
-int ncclAllReduce(const void* from, void* to, size_t count, int type, int operation, void* comm, void* stream) {
-    if (operation != SUM) REFUSE(INVALID_ARGUMENT, "an operation unknown here");
-    const auto *source = static_cast<const char*>(from);
-    return queue(__func__, comm, {Part::REDUCE, source, static_cast<char*>(to), count, type, 0, nullptr, stream});
 }
 
 int ncclAllGather(const void* from, void* to, size_t count, int type, void* comm, void* stream) {

@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
@@ -34,6 +34,8 @@ pub(crate) struct Machine {
     gpus: usize,
     variables: Vec<(&'static str, String)>,
     missing: Option<&'static str>,
+    junk: Option<&'static str>,
+    fault: Option<String>,
     excused: Vec<&'static str>,
 }
 
@@ -41,7 +43,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn with(gpus: usize) -> Self {
-        Self { gpus, variables: Vec::new(), missing: None, excused: Vec::new() }
+        Self { gpus, variables: Vec::new(), missing: None, junk: None, fault: None, excused: Vec::new() }
     }
 
     /// A variable that the fakes read: tests/gpu/fake says which there are.
@@ -53,6 +55,18 @@ impl Machine {
     /// Without the library that programs look for under this name.
     pub(crate) fn without(mut self, library: &'static str) -> Self {
         self.missing = Some(library);
+        self
+    }
+
+    /// With something that cannot be loaded where a program may look for another version of a library.
+    pub(crate) fn with_junk(mut self, library: &'static str) -> Self {
+        self.junk = Some(library);
+        self
+    }
+
+    /// What goes wrong from the start: as [`fault`].
+    pub(crate) fn starting_with(mut self, what: &str) -> Self {
+        self.fault = Some(what.to_owned());
         self
     }
 
@@ -76,31 +90,50 @@ impl Machine {
 
     /// Runs a program on the machine to its good end, and checks the report. Returns what it prints.
     #[track_caller]
-    pub(crate) fn call(&self, mut command: Command) -> String {
+    pub(crate) fn call(&self, command: Command) -> String {
+        let output = self.output(command);
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
+        stdout
+    }
+
+    /// Runs a program on the machine to its bad end: its status, and what it says on the standard error.
+    #[track_caller]
+    pub(crate) fn fails(&self, command: Command) -> (Option<i32>, String) {
+        let output = self.output(command);
+        assert!(!output.status.success(), "{}", text(&output.stdout));
+        (output.status.code(), text(&output.stderr))
+    }
+
+    #[track_caller]
+    fn output(&self, mut command: Command) -> Output {
         let folder = tempfile::tempdir().unwrap();
         let report = folder.path().join("report");
         command.env("LD_LIBRARY_PATH", self.libraries(&folder)).env("FAKE_CUDA_DEVICES", self.gpus.to_string());
         command.env(REPORT, &report).env(FAULT, folder.path().join("fault"));
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        if let Some(fault) = &self.fault {
+            std::fs::write(folder.path().join("fault"), fault).unwrap();
+        }
         let output = command.output().unwrap();
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
         let report = std::fs::read_to_string(report).unwrap_or_default();
         let excused = |line: &&str| self.excused.iter().any(|excuse| line.contains(excuse));
         let lines: Vec<&str> = report.lines().filter(|line| !excused(line)).collect();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
         assert!(lines.is_empty(), "the driver complains:\n{}\n{stdout}\n{stderr}", lines.join("\n"));
-        stdout
+        output
     }
 
     /// The folder of the libraries. In the place of one that is missing is something that cannot be loaded, so that the
     /// system's own is not found either.
     fn libraries(&self, folder: &TempDir) -> PathBuf {
-        let Some(missing) = self.missing else { return built().to_owned() };
+        if self.missing.is_none() && self.junk.is_none() {
+            return built().to_owned();
+        }
         for Library { names, .. } in LIBRARIES {
             for name in names {
                 let place = folder.path().join(name);
-                match names.contains(&missing) {
+                match self.junk == Some(name) || self.missing.is_some_and(|missing| names.contains(&missing)) {
                     true => std::fs::write(place, "").unwrap(),
                     false => std::os::unix::fs::symlink(built().join(name), place).unwrap(),
                 }
@@ -108,6 +141,10 @@ impl Machine {
         }
         folder.path().to_owned()
     }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Has a function of a library fail: "FUNCTION N CODE" is about its Nth call from now on.

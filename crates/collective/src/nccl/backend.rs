@@ -53,12 +53,6 @@ pub(super) trait Backend: Send + Sync {
     /// Frees a communicator in any state; its kernels end.
     fn abort(&self, comm: Comm);
 
-    /// Adds `count` numbers of all ranks up, in place.
-    ///
-    /// # Safety
-    /// The buffer is the stream's until it has done the work.
-    unsafe fn all_reduce(&self, comm: &Comm, buffer: u64, count: usize, dtype: Dtype) -> Result<Status, Error>;
-
     /// Puts all ranks' slices of `count` numbers behind each other, in rank order.
     ///
     /// # Safety

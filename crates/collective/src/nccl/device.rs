@@ -5,7 +5,7 @@ use std::ptr::{NonNull, null, null_mut};
 use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, DriverError, result};
-use cudarc::nccl::sys::{cudaStream_t, ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
+use cudarc::nccl::sys::{cudaStream_t, ncclComm_t, ncclConfig_t, ncclDataType_t, ncclUniqueId};
 
 use super::backend::{Backend, Comm, Id, Status};
 use super::library::Library;
@@ -145,15 +145,6 @@ impl Backend for Device {
     fn abort(&self, comm: Comm) {
         // SAFETY: as above
         unsafe { (self.library.abort)(raw(&comm)) };
-    }
-
-    unsafe fn all_reduce(&self, comm: &Comm, buffer: u64, count: usize, dtype: Dtype) -> Result<Status, Error> {
-        self.bind()?;
-        let (from, to) = (buffer as *const c_void, buffer as *mut c_void);
-        let (library, sum) = (self.library, ncclRedOp_t::ncclSum);
-        // SAFETY: the caller has said that the stream may use the buffer
-        let code = unsafe { (library.all_reduce)(from, to, count, kind(dtype), sum, raw(comm), self.stream()) };
-        library.status("ncclAllReduce", code)
     }
 
     unsafe fn all_gather(

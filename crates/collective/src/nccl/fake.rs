@@ -72,7 +72,6 @@ struct Pending {
     peer: usize,
     address: u64,
     bytes: usize,
-    add: bool,
 }
 
 impl World {
@@ -124,19 +123,12 @@ fn failed(operation: &'static str) -> Error {
     Error::Nccl { operation, problem: "as the test wants it".to_owned() }
 }
 
-/// Writes what came, or adds it as f32.
-fn put(address: u64, came: &[u8], add: bool) {
+/// Writes what came.
+fn put(address: u64, came: &[u8]) {
     // SAFETY: tests give addresses of buffers that are large enough
     let place =
         unsafe { std::slice::from_raw_parts_mut(with_exposed_provenance_mut::<u8>(address as usize), came.len()) };
-    match add {
-        false => place.copy_from_slice(came),
-        true => {
-            for (own, came) in place.as_chunks_mut::<4>().0.iter_mut().zip(came.as_chunks::<4>().0) {
-                *own = (f32::from_le_bytes(*own) + f32::from_le_bytes(*came)).to_le_bytes();
-            }
-        }
-    }
+    place.copy_from_slice(came);
 }
 
 impl Backend for Fake {
@@ -176,11 +168,11 @@ impl Backend for Fake {
             _ if state.joined[&id].len() < own.world_size => return Ok(Status::InProgress),
             _ => {}
         }
-        while let Some(Pending { peer, address, bytes, add }) = own.pending.front() {
+        while let Some(Pending { peer, address, bytes }) = own.pending.front() {
             let letter = state.mail.get_mut(&(id, *peer, own.rank)).and_then(VecDeque::pop_front);
             let Some(letter) = letter else { return Ok(Status::InProgress) };
             assert_eq!(letter.len(), *bytes, "ranks do not agree on a size");
-            put(*address, &letter, *add);
+            put(*address, &letter);
             own.pending.pop_front();
         }
         Ok(Status::Done)
@@ -197,17 +189,6 @@ impl Backend for Fake {
 
     fn abort(&self, comm: Comm) {
         self.free(comm, |count| count.aborted += 1);
-    }
-
-    unsafe fn all_reduce(&self, _: &Comm, buffer: u64, count: usize, dtype: Dtype) -> Result<Status, Error> {
-        assert_eq!(dtype, Dtype::F32);
-        let mut own = self.own.lock().unwrap();
-        let bytes = 4 * count;
-        for peer in (0..own.world_size).filter(|&peer| peer != own.rank).collect::<Vec<_>>() {
-            self.send(&own, peer, buffer, bytes);
-            own.pending.push_back(Pending { peer, address: buffer, bytes, add: true });
-        }
-        Ok(Status::InProgress)
     }
 
     unsafe fn all_gather(
@@ -239,14 +220,14 @@ impl Backend for Fake {
             let bytes = row.bytes(copy.rows) as usize;
             // SAFETY: tests give addresses of buffers that are large enough
             let from = unsafe { std::slice::from_raw_parts(with_exposed_provenance(copy.from as usize), bytes) };
-            put(copy.to, from, false);
+            put(copy.to, from);
         }
         let mut own = self.own.lock().unwrap();
         for transfer in peers {
             match *transfer {
                 Transfer::Send { peer, address, rows } => self.send(&own, peer, address, row.bytes(rows) as usize),
                 Transfer::Receive { peer, address, rows } => {
-                    own.pending.push_back(Pending { peer, address, bytes: row.bytes(rows) as usize, add: false });
+                    own.pending.push_back(Pending { peer, address, bytes: row.bytes(rows) as usize });
                 }
             }
         }

@@ -1,15 +1,12 @@
-//! libnccl.so.2, found while the program runs: the functions that are used, and nothing that can panic.
-//!
-//! cudarc has the types, but not the way in: it looks for `libnccl.so`, which only a development package has, panics
-//! where a function is missing, and takes results as an enum, which a later NCCL may extend.
+//! libnccl.so.2, found while the program runs: the functions that are used.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
-use cudarc::nccl::sys::{cudaStream_t, ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
+use cudarc::nccl::sys::{cudaStream_t, ncclComm_t, ncclConfig_t, ncclDataType_t, ncclUniqueId};
 
 use super::backend::{ID, Id, Status};
-use crate::Error;
+use crate::{Error, functions};
 
 /// Where NCCL may be: the name that programs link to, then that of development packages.
 const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
@@ -17,47 +14,24 @@ const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
 const SUCCESS: c_int = 0;
 const IN_PROGRESS: c_int = 7;
 
-/// Declares the table of functions, and how it is filled.
-macro_rules! functions {
-    ($($field:ident: $symbol:literal ($($argument:ty),*) -> $result:ty;)*) => {
-        /// The functions of NCCL that are used.
-        pub(super) struct Library {
-            $(pub(super) $field: unsafe extern "C" fn($($argument),*) -> $result,)*
-            /// Keeps the functions where they are.
-            _library: libloading::Library,
-        }
-
-        impl Library {
-            fn from(library: libloading::Library) -> Result<Self, libloading::Error> {
-                Ok(Self {
-                    $(
-                        // SAFETY: NCCL declares the function like this in nccl.h, in all versions of 2
-                        $field: *unsafe { library.get::<unsafe extern "C" fn($($argument),*) -> $result>($symbol) }?,
-                    )*
-                    _library: library,
-                })
-            }
-        }
-    };
-}
-
 functions! {
-    get_version: b"ncclGetVersion\0" (*mut c_int) -> c_int;
-    get_error_string: b"ncclGetErrorString\0" (c_int) -> *const c_char;
-    get_unique_id: b"ncclGetUniqueId\0" (*mut ncclUniqueId) -> c_int;
-    init: b"ncclCommInitRankConfig\0" (*mut ncclComm_t, c_int, ncclUniqueId, c_int, *mut ncclConfig_t) -> c_int;
-    get_async_error: b"ncclCommGetAsyncError\0" (ncclComm_t, *mut c_int) -> c_int;
-    finalize: b"ncclCommFinalize\0" (ncclComm_t) -> c_int;
-    destroy: b"ncclCommDestroy\0" (ncclComm_t) -> c_int;
-    abort: b"ncclCommAbort\0" (ncclComm_t) -> c_int;
-    all_reduce: b"ncclAllReduce\0"
-        (*const c_void, *mut c_void, usize, ncclDataType_t, ncclRedOp_t, ncclComm_t, cudaStream_t) -> c_int;
-    all_gather: b"ncclAllGather\0"
-        (*const c_void, *mut c_void, usize, ncclDataType_t, ncclComm_t, cudaStream_t) -> c_int;
-    send: b"ncclSend\0" (*const c_void, usize, ncclDataType_t, c_int, ncclComm_t, cudaStream_t) -> c_int;
-    receive: b"ncclRecv\0" (*mut c_void, usize, ncclDataType_t, c_int, ncclComm_t, cudaStream_t) -> c_int;
-    group_start: b"ncclGroupStart\0" () -> c_int;
-    group_end: b"ncclGroupEnd\0" () -> c_int;
+    /// The functions of NCCL that are used: nccl.h declares them like this in all versions of 2.
+    pub(super) struct Library {
+        get_version: b"ncclGetVersion\0" (*mut c_int) -> c_int;
+        get_error_string: b"ncclGetErrorString\0" (c_int) -> *const c_char;
+        get_unique_id: b"ncclGetUniqueId\0" (*mut ncclUniqueId) -> c_int;
+        init: b"ncclCommInitRankConfig\0" (*mut ncclComm_t, c_int, ncclUniqueId, c_int, *mut ncclConfig_t) -> c_int;
+        get_async_error: b"ncclCommGetAsyncError\0" (ncclComm_t, *mut c_int) -> c_int;
+        finalize: b"ncclCommFinalize\0" (ncclComm_t) -> c_int;
+        destroy: b"ncclCommDestroy\0" (ncclComm_t) -> c_int;
+        abort: b"ncclCommAbort\0" (ncclComm_t) -> c_int;
+        all_gather: b"ncclAllGather\0"
+            (*const c_void, *mut c_void, usize, ncclDataType_t, ncclComm_t, cudaStream_t) -> c_int;
+        send: b"ncclSend\0" (*const c_void, usize, ncclDataType_t, c_int, ncclComm_t, cudaStream_t) -> c_int;
+        receive: b"ncclRecv\0" (*mut c_void, usize, ncclDataType_t, c_int, ncclComm_t, cudaStream_t) -> c_int;
+        group_start: b"ncclGroupStart\0" () -> c_int;
+        group_end: b"ncclGroupEnd\0" () -> c_int;
+    }
 }
 
 // === impl Library ===
@@ -68,19 +42,6 @@ impl Library {
         static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
         let library = LIBRARY.get_or_init(|| Self::load(&NAMES));
         library.as_ref().map_err(|problem| Error::Library { library: "NCCL", problem: problem.clone() })
-    }
-
-    /// The first library that is there, or what is wrong with each.
-    pub(super) fn load(names: &[&str]) -> Result<Self, String> {
-        let mut problems = Vec::new();
-        for name in names {
-            // SAFETY: what NCCL does when it is loaded has no conditions
-            match unsafe { libloading::Library::new(*name) }.and_then(Self::from) {
-                Ok(library) => return Ok(library),
-                Err(error) => problems.push(with_cause(&error)),
-            }
-        }
-        Err(problems.join("; "))
     }
 
     /// The version as NCCL writes it: 23203 is 2.32.3.
@@ -123,9 +84,4 @@ impl Library {
         let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
         format!("error {code}: {text}")
     }
-}
-
-/// What the loader says is the cause of what libloading says.
-fn with_cause(error: &libloading::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }

@@ -30,8 +30,10 @@ use device::Device;
 use library::Library;
 pub(crate) use slot::Slot;
 
-/// How long ranks may take to form a communicator, unless their collective knows better.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// How long ranks may take to form a communicator, and to come to an operation that connects them. The library is read
+/// from the disk, and looks at every GPU, connection and kernel of its own: seconds as a rule, a minute on some machines.
+/// A rank that is gone is noticed at once, by what the ranks have in common besides.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// How long a communicator that ends in peace may wait for what is still in the stream.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -156,33 +158,18 @@ impl Nccl {
         self.world_size
     }
 
-    /// Adds `count` numbers up over the ranks, in place. Only for one rank or two: the sum of two numbers is the same in
-    /// either order, that of more is not, and NCCL chooses an order by size and place.
-    ///
-    /// # Errors
-    /// [`Error::Unordered`] with more ranks, [`Error::RankLeft`] after an abort, and what NCCL says. The communicator is
-    /// aborted after an error of NCCL; this goes for all operations.
-    ///
-    /// # Safety
-    /// `buffer` is memory of the stream's GPU with `count` numbers, which nothing but the stream uses until the stream
-    /// has done the work. All ranks call the same operations with the same counts in the same order.
-    pub unsafe fn all_reduce(&self, buffer: u64, count: usize, dtype: Dtype) -> Result<(), Error> {
-        if self.world_size > 2 {
-            return Err(Error::Unordered { world_size: self.world_size });
-        }
-        // SAFETY: the caller's promise
-        self.run("all-reduce", |comm| unsafe { self.backend.all_reduce(comm, buffer, count, dtype) })
-    }
-
     /// Gives every rank its slice of the rows of all ranks: `send` has `split.rows()` rows, `receive` gets as many slices
     /// of `split.range(self.rank()).len()` rows as there are ranks, in rank order. Who then adds them up in this order
     /// has a sum that depends on nothing else.
     ///
     /// # Errors
-    /// As [`Self::all_reduce`]; [`Error::Nccl`] if the rows are split over another number of ranks.
+    /// [`Error::RankLeft`] after an abort, and what NCCL says; [`Error::Nccl`] if the rows are split over another number of
+    /// ranks. The communicator is aborted after an error of NCCL; this goes for all operations.
     ///
     /// # Safety
-    /// As [`Self::all_reduce`], for both buffers, which do not overlap.
+    /// Both buffers are memory of the stream's GPU with as many numbers, which do not overlap, and which nothing but the
+    /// stream uses until the stream has done the work. All ranks call the same operations with the same rows in the same
+    /// order.
     pub unsafe fn exchange(&self, send: u64, receive: u64, split: RowSplit, row: Row) -> Result<(), Error> {
         self.check_split("exchange", split)?;
         let (own, peers) = transfers::exchange(self.rank, split, row, send, receive);
@@ -197,7 +184,7 @@ impl Nccl {
     /// As [`Self::exchange`].
     ///
     /// # Safety
-    /// As [`Self::all_reduce`], for both buffers, which do not overlap otherwise.
+    /// As [`Self::exchange`]; the buffers do not overlap otherwise.
     pub unsafe fn all_gather(&self, slice: u64, whole: u64, split: RowSplit, row: Row) -> Result<(), Error> {
         self.check_split("all-gather", split)?;
         let own = split.range(self.rank);

@@ -45,6 +45,14 @@ fn address(numbers: &mut [f32]) -> u64 {
     numbers.as_mut_ptr().expose_provenance() as u64
 }
 
+/// An operation that needs all ranks: a row of one number from each to each.
+fn share_rows(nccl: &Nccl) -> Result<(), Error> {
+    let (mut sent, mut received) = (vec![1.0; nccl.world_size()], vec![0.0; nccl.world_size()]);
+    let (split, row) = (RowSplit::new(nccl.world_size(), nccl.world_size()), Row { width: 1, dtype: F32 });
+    // SAFETY: the buffers are as large as promised, and only this thread works on them
+    unsafe { nccl.exchange(address(&mut sent), address(&mut received), split, row) }
+}
+
 fn aborted(made: usize) -> Count {
     Count { made, aborted: made, destroyed: 0 }
 }
@@ -242,30 +250,6 @@ fn exchange_sum_and_gather_are_an_all_reduce_in_rank_order() {
 }
 
 #[test]
-fn an_all_reduce_is_for_two_ranks_at_most() {
-    for world_size in [1, 2, 3] {
-        let world = Arc::default();
-        let sums = on_each_rank(world_size, |control| {
-            let nccl = form(&control, &world, Fault::Nothing, LONG).unwrap();
-            let mut numbers = [1.0, 1e8 * nccl.rank() as f32];
-            // SAFETY: two numbers that only this thread works on
-            let done = unsafe { nccl.all_reduce(address(&mut numbers), 2, F32) };
-            done.map(|()| numbers).map_err(|error| error.to_string())
-        });
-        match world_size {
-            1 => assert_eq!(sums, [Ok([1.0, 0.0])]),
-            2 => assert_eq!(sums, [Ok([2.0, 1e8]), Ok([2.0, 1e8])]),
-            _ => {
-                assert!(sums.iter().all(|sum| {
-                    *sum == Err("nccl adds up in rank order for two ranks at most, not for 3".to_owned())
-                }));
-            }
-        }
-        assert_eq!(world.count().destroyed, world_size, "a refusal is not the end");
-    }
-}
-
-#[test]
 fn rows_for_another_number_of_ranks_are_refused() {
     let nccl = form(&crate::Solo, &Arc::default(), Fault::Nothing, LONG).unwrap();
     let (split, row) = (RowSplit::new(4, 2), Row { width: 1, dtype: F32 });
@@ -289,8 +273,7 @@ fn an_abort_frees_a_rank_that_waits_for_another() {
         }
         let start = Instant::now();
         thread::scope(|scope| {
-            // SAFETY: one number that only that thread works on
-            let waiting = scope.spawn(|| unsafe { nccl.all_reduce(address(&mut [0.0]), 1, F32) });
+            let waiting = scope.spawn(|| share_rows(&nccl));
             thread::sleep(Duration::from_millis(50));
             nccl.abort();
             assert!(matches!(waiting.join().unwrap(), Err(Error::RankLeft { rank: 0 })));
@@ -298,9 +281,7 @@ fn an_abort_frees_a_rank_that_waits_for_another() {
         assert!(start.elapsed() < LONG);
         nccl.abort();
         assert!(matches!(nccl.check(), Err(Error::RankLeft { rank: 0 })));
-        // SAFETY: nothing is read or written
-        let after = unsafe { nccl.all_reduce(0, 1, F32) };
-        assert!(matches!(after, Err(Error::RankLeft { rank: 0 })));
+        assert!(matches!(share_rows(&nccl), Err(Error::RankLeft { rank: 0 })));
     });
     assert_eq!(world.count(), Count { made: 2, destroyed: 1, aborted: 1 });
 }
@@ -311,11 +292,8 @@ fn who_is_late_for_an_operation_is_given_up() {
     on_each_rank(2, |control| {
         let nccl = form(&control, &world, Fault::Nothing, Duration::from_millis(100)).unwrap();
         if nccl.rank() == 0 {
-            let (split, row) = (RowSplit::new(2, 2), Row { width: 1, dtype: F32 });
-            // SAFETY: two numbers each, that only this thread works on
-            let late = unsafe { nccl.exchange(address(&mut [0.0; 2]), address(&mut [0.0; 2]), split, row) };
             let expected = "nccl: exchange: the other ranks have not come in 100ms";
-            assert_eq!(late.unwrap_err().to_string(), expected);
+            assert_eq!(share_rows(&nccl).unwrap_err().to_string(), expected);
             assert!(matches!(nccl.check(), Err(Error::RankLeft { rank: 0 })));
         }
     });
@@ -450,8 +428,7 @@ fn seats_that_are_taken_and_left_at_any_time_leak_nothing() {
             scope.spawn(|| {
                 while !over.load(Ordering::SeqCst) {
                     if let Ok(nccl) = sit(seat, &world, Fault::Nothing) {
-                        // SAFETY: one number that only this thread works on
-                        let _ = unsafe { nccl.all_reduce(address(&mut [1.0]), 1, F32) };
+                        let _ = share_rows(&nccl);
                     }
                 }
             });

@@ -103,13 +103,14 @@ impl Device for HostDevice {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let no_kernel = || Error::Device(format!("no kernel {} for this model's numbers", launch.kernel));
+        let no_kernel =
+            || Error::Device(format!("no kernel {} that takes {} words", launch.kernel, launch.arguments.len()));
         let name = CString::new(launch.kernel).map_err(|_| no_kernel())?;
         let [x, y] = launch.grid;
-        let shape = [x, y, launch.threads, launch.shared].map(|size| size as c_uint);
+        let sizes = [x, y, launch.threads, launch.shared, launch.arguments.len()].map(|size| size as c_uint);
         // SAFETY: the arguments are those that the kernel of this name reads (kernels.rs), with addresses in memory
         // that is allocated.
-        let status = unsafe { assay_host_launch(name.as_ptr(), launch.arguments.as_ptr(), shape.as_ptr()) };
+        let status = unsafe { assay_host_launch(name.as_ptr(), launch.arguments.as_ptr(), sizes.as_ptr()) };
         if status == 0 { Ok(()) } else { Err(no_kernel()) }
     }
 
@@ -142,11 +143,6 @@ impl Device for HostDevice {
 
     fn place(&self) -> (usize, usize) {
         (self.collective.rank(), self.collective.world_size())
-    }
-
-    fn all_reduce(&self, x: Address, count: usize) -> Result<()> {
-        let sum = self.collective.all_reduce(self.tensor(x, count)?)?;
-        self.write(x, &sum)
     }
 
     fn exchange(&self, partial: Address, received: Address, split: RowSplit, width: usize) -> Result<()> {

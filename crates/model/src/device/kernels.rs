@@ -164,18 +164,13 @@ impl Kernels<'_> {
     }
 
     pub(crate) fn norm(&self, arguments: &Norm, rows: usize) -> Result<()> {
-        self.launch(
-            "norm",
-            [rows, 1],
-            (self.row_threads(arguments.hidden), norm_shared(arguments.hidden)),
-            &arguments.words(),
-        )
+        self.launch("norm", [rows, 1], (self.row_threads(arguments.hidden), SUMS), &arguments.words())
     }
 
     /// The arguments of the norm come first.
     pub(crate) fn head(&self, norm: &Norm, head: &Head, rows: usize) -> Result<()> {
         let words = [norm.words(), head.words()].concat();
-        self.launch("head", [rows, 1], (self.row_threads(norm.hidden), norm_shared(norm.hidden)), &words)
+        self.launch("head", [rows, 1], (self.row_threads(norm.hidden), SUMS), &words)
     }
 
     pub(crate) fn rope_table(&self, arguments: &RopeTable, rows: usize) -> Result<()> {
@@ -243,13 +238,11 @@ impl Kernels<'_> {
     }
 }
 
-/// The row in f32, and a float for each warp.
-fn norm_shared(hidden: usize) -> usize {
-    (hidden + WARP) * 4
-}
+/// Shared memory of the norms: a sum for each warp, 4 bytes or 8.
+const SUMS: usize = ROW_THREADS / WARP * 8;
 
-/// The widest row that the norms' shared memory takes without being asked for more than every GPU has.
-pub(crate) const WIDEST_ROW: usize = 48 * 1024 / 4 - WARP;
+/// The widest row that the norms hold in registers: 48 numbers on each thread.
+pub(crate) const WIDEST_ROW: usize = ROW_THREADS * 48;
 
 /// Refuses models that the kernels are not made for.
 ///

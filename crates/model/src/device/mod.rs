@@ -32,8 +32,11 @@ use crate::error::{Error, Result};
 use crate::forward::Forward;
 use crate::layers::Loader;
 
-/// Grows whenever a change of the code may change the bits of a score on a device.
-pub(crate) const VERSION: u32 = 1;
+/// Grows whenever a change of the code may change the bits of a score on a device, for a replica of so many ranks.
+pub(crate) fn version(world_size: usize) -> u32 {
+    // the sums of two ranks were rounded otherwise once (docs/adr/0007)
+    if world_size == 2 { 2 } else { 1 }
+}
 
 /// Loads a rank's share of a checkpoint to the device that `compute` names.
 ///
@@ -43,7 +46,7 @@ pub(crate) fn load(loader: &Loader<'_>, compute: &Compute) -> Result<Box<dyn For
     let collective = Arc::clone(&loader.collective);
     let device: Box<dyn Device> = match compute.device {
         #[cfg(feature = "cuda")]
-        Place::Cuda(ordinal) => Box::new(cuda::CudaDevice::open(ordinal, compute.dtype, collective)?),
+        Place::Cuda(ordinal) => Box::new(cuda::CudaDevice::open(ordinal, compute, collective)?),
         #[cfg(feature = "host-kernels")]
         Place::HostKernels => Box::new(host::HostDevice::new(compute.dtype, collective)),
         _ => return Err(Error::without_cuda()),
@@ -59,6 +62,9 @@ pub(crate) struct Matrix {
     pub(crate) output: usize,
     pub(crate) input: usize,
 }
+
+/// Rows that are multiplied at a time: a matmul takes whole tiles, so `x` and `out` have room for as many.
+pub(crate) const MATMUL_ROWS: usize = 64;
 
 /// Writes bytes to where it is told.
 pub(crate) type Read<'a> = &'a mut dyn FnMut(&mut [u8]) -> Result<()>;
@@ -96,7 +102,8 @@ pub(crate) trait Device: Send + Sync {
     fn launch(&self, launch: &Launch<'_>) -> Result<()>;
 
     /// `out` [rows, matrix.output] = `x` [rows, matrix.input] times the matrix transposed. A row of the result has the
-    /// same bits whatever the number of rows.
+    /// same bits whatever the number of rows. Both have room for a multiple of [`MATMUL_ROWS`]: what is behind the last
+    /// row of `x` may be anything, and becomes anything behind the last of `out`.
     fn matmul(&self, matrix: &Matrix, x: Address, rows: usize, out: Address) -> Result<()>;
 
     /// Finds out how matrices of these shapes, [output, input], are multiplied: before memory is short.
@@ -110,9 +117,6 @@ pub(crate) trait Device: Send + Sync {
 
     /// This rank, and how many there are.
     fn place(&self) -> (usize, usize);
-
-    /// `x` becomes its sum over both ranks, rounded once. For two ranks only: there the order of the sum is no choice.
-    fn all_reduce(&self, x: Address, count: usize) -> Result<()>;
 
     /// Each rank sends the others their rows of its `partial` [split.rows(), width], and receives all partial rows of its
     /// own, [world size][own rows, width], in rank order.

@@ -50,9 +50,12 @@ const MOST_WORDS: usize = 3 * RECORD + 4;
 
 impl DevicePlan {
     pub(crate) fn new(batch: &PackedBatch, checksum: Checksum) -> Self {
-        let StepPlan { blocks, pooled, pooled_row, .. } = StepPlan::new(batch, usize::MAX, TILE_ROWS);
-        let (mut all, last) =
-            (blocks.into_iter().next().unwrap_or_default(), pooled.into_iter().next().unwrap_or_default());
+        let (runs, run_of) = joined(&batch.segments);
+        let whole = PackedBatch { tokens: batch.tokens.clone(), segments: runs, ends: Vec::new() };
+        let mut all = StepPlan::new(&whole, usize::MAX, TILE_ROWS).blocks.into_iter().next().unwrap_or_default();
+        let StepPlan { pooled, pooled_row, .. } = StepPlan::new(batch, usize::MAX, TILE_ROWS);
+        let mut last = pooled.into_iter().next().unwrap_or_default();
+        last.tiles.iter_mut().for_each(|tile| tile.segment = run_of[tile.segment]);
         // the longest first: a block that starts last should end soon
         all.tiles.sort_by_key(|tile| Reverse(tile.position + tile.rows.len()));
         let (rows, pooled, tiles) = (all.positions.len(), last.positions.len(), all.tiles.len());
@@ -60,12 +63,12 @@ impl DevicePlan {
             let parent = segment.parent.unwrap_or(number);
             [segment.rows.start as u32, segment.position as u32, parent as u32, 0]
         };
-        let records = batch.segments.iter().enumerate().flat_map(record).collect();
+        let records = whole.segments.iter().enumerate().flat_map(record).collect();
         let parts: [Vec<u32>; 7] = [
             all.tiles.iter().flat_map(tile).collect(),
             last.tiles.iter().flat_map(tile).collect(),
             records,
-            batch.tokens.clone(),
+            whole.tokens,
             all.positions,
             last.sources,
             last.positions,
@@ -118,7 +121,30 @@ impl DevicePlan {
     }
 }
 
+/// Segments, each as one with its parent where it follows it in the list of tokens, and for each of the given ones which
+/// of these it is in. So tiles are full, and keys are found without a walk from segment to segment, also where every
+/// prefix of a conversation is scored.
+fn joined(segments: &[Segment]) -> (Vec<Segment>, Vec<usize>) {
+    let (mut runs, mut run_of): (Vec<Segment>, Vec<usize>) = (Vec::new(), Vec::new());
+    for segment in segments {
+        match segment.parent {
+            Some(parent) if segments[parent].rows.end == segment.rows.start => {
+                runs[run_of[parent]].rows.end = segment.rows.end;
+                run_of.push(run_of[parent]);
+            }
+            parent => {
+                run_of.push(runs.len());
+                runs.push(Segment { parent: parent.map(|parent| run_of[parent]), ..segment.clone() });
+            }
+        }
+    }
+    (runs, run_of)
+}
+
 /// As kernels/args.h has it.
 fn tile(tile: &Tile) -> [u32; RECORD] {
     [tile.rows.start, tile.rows.len(), tile.position, tile.segment].map(|word| word as u32)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,9 @@
 //! How ranks add up what each has computed of a matmul that is split by input, together with the norms and the residual
 //! that follow (docs/adr/0007).
 //!
-//! One rank has nothing to add, two have one order to add in. From three ranks on each rank receives all parts of its
-//! own rows, adds them in rank order in f32 within the norm's kernel, and sends the result to all: the bytes of a ring.
-//! The residual then lives in stretches of rows, one on each rank.
+//! One rank has nothing to add. Of more, each receives all parts of its own rows, adds them in rank order in f32 within
+//! the norm's kernel, and sends the result to all: the bytes of a ring. The residual then lives in stretches of rows,
+//! one on each rank.
 
 use std::ops::Range;
 
@@ -43,7 +43,7 @@ impl Reduction<'_> {
 
     /// Whether the residual is split by rows over the ranks.
     pub(crate) fn splits_rows(&self) -> bool {
-        self.world_size() > 2
+        self.world_size() > 1
     }
 
     fn split(&self, rows: usize) -> RowSplit {
@@ -91,14 +91,10 @@ impl Reduction<'_> {
             hidden: self.hidden,
             eps: self.eps,
         };
-        match self.world_size() {
-            1 => {}
-            2 => device.all_reduce(join.partial, join.rows * self.hidden)?,
-            world_size => {
-                device.exchange(join.partial, self.received, self.split(join.rows), self.hidden)?;
-                norm.x = self.received;
-                (norm.parts, norm.part_stride) = (world_size, own.len() * self.hidden);
-            }
+        if self.splits_rows() {
+            device.exchange(join.partial, self.received, self.split(join.rows), self.hidden)?;
+            norm.x = self.received;
+            (norm.parts, norm.part_stride) = (self.world_size(), own.len() * self.hidden);
         }
         Ok(norm)
     }

@@ -2,7 +2,7 @@
 
 use super::flight::IN_FLIGHT;
 use super::plan::DevicePlan;
-use super::{Address, Device, Memory};
+use super::{Address, Device, MATMUL_ROWS, Memory};
 use crate::error::{Error, Result};
 use crate::share::Share;
 
@@ -35,6 +35,8 @@ pub(super) struct Room {
 const JOINING_BYTES: usize = 1 << 30;
 /// What the driver takes for code, alignment and stacks.
 const SPARE_BYTES: usize = 256 << 20;
+/// The driver gives memory out in multiples of this.
+const PIECE_BYTES: usize = 2 << 20;
 /// Matrices begin where the fastest loads may.
 const ALIGNMENT: usize = 256;
 
@@ -52,10 +54,10 @@ impl Room {
 
     /// Where each part begins, and the bytes of all.
     fn plan(share: &Share, size: usize, rows: usize) -> ([usize; 10], usize) {
-        let config = &share.config;
+        let (config, rows) = (&share.config, rows.next_multiple_of(MATMUL_ROWS));
         let hidden = config.hidden * size;
         // a rank's own rows: one more than an even share at most, from each rank
-        let received = if share.world_size > 2 { (rows + share.world_size) * hidden } else { 0 };
+        let received = if share.world_size > 1 { (rows + share.world_size) * hidden } else { 0 };
         let sizes = [
             rows * hidden,
             rows * hidden,
@@ -78,11 +80,17 @@ impl Room {
     }
 }
 
+/// What the weights take of a GPU. Biases, norms and the head are small, and part of the spare bytes.
+fn weight_bytes(share: &Share, size: usize) -> usize {
+    let piece = |numbers: usize| (numbers * size).next_multiple_of(PIECE_BYTES);
+    let [projected, _, _, output, gate_up, down] = share.matrix_shapes().map(|(output, input)| piece(output * input));
+    piece(share.embedding().len()) + share.config.layers() * (projected + output + gate_up + down)
+}
+
 /// Refuses a model that would not fit, before it is read.
 pub(super) fn check_memory(share: &Share, device: &dyn Device, step_tokens: usize) -> Result<()> {
     let Some(free) = device.free_memory()? else { return Ok(()) };
-    // the norms are held in f32 and counted with the rest: the spare bytes are more than that
-    let weights = share.parameters() * device.dtype().size();
+    let weights = weight_bytes(share, device.dtype().size());
     let (_, room) = Room::plan(share, device.dtype().size(), step_tokens);
     let plans = DevicePlan::most_bytes(step_tokens, share.config.outputs());
     let ranks = if share.world_size > 1 { JOINING_BYTES } else { 0 };
@@ -101,3 +109,6 @@ pub(super) fn check_memory(share: &Share, device: &dyn Device, step_tokens: usiz
         gib(room)
     )))
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,11 +16,14 @@ use crate::forward::Forward;
 use crate::trial::checks;
 use crate::weights::Weights;
 
+/// Tokens of the largest step, as servers have it.
+const FULL: usize = 8192;
+
 #[test]
 fn every_kernel_agrees_with_float64() {
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
         let device = HostDevice::new(dtype, Arc::new(Solo));
-        for check in checks::run(&device).unwrap() {
+        for check in checks::run(&device, &[]).unwrap() {
             println!("{:45} {:8.1e} of {:8.1e}", check.name, check.worst, check.largest);
             assert!(check.holds(), "{check:?}");
         }
@@ -55,7 +58,7 @@ impl Golden {
     fn rank(&self, dtype: Dtype) -> Arc<DeviceModel> {
         let device: Box<dyn Device> = Box::new(HostDevice::new(dtype, Arc::new(Solo)));
         let weights = Weights::open(&self.files).unwrap();
-        let model = DeviceModel::load(&self.config, &weights, device, 5000).unwrap();
+        let model = DeviceModel::load(&self.config, &weights, device, FULL).unwrap();
         assert_eq!(weights.unused(), Vec::<String>::new());
         Arc::new(model)
     }
@@ -86,6 +89,19 @@ fn a_score_has_the_same_bits_in_every_company() {
             let alone = scores(&rank, std::slice::from_ref(sequence));
             assert_eq!(alone[0], *score, "{dtype}");
         }
+    }
+}
+
+/// The first, one in the middle and the last of a full step.
+#[test]
+fn a_score_has_the_same_bits_in_a_full_step() {
+    let rank = Golden::open("llama-sharded").rank(Dtype::Bf16);
+    let tokens = |seed: u32, len: u32| (0..len).map(|i| 3 + (i * i + 31 * seed) % 700).collect::<Arc<[u32]>>();
+    let all: Vec<_> = (0..127).map(|seed| tokens(seed, 64)).chain([tokens(127, 63), tokens(128, 1)]).collect();
+    assert_eq!(step(&all).tokens.len(), FULL);
+    let together = scores(&rank, &all);
+    for place in [0, 63, 127, 128] {
+        assert_eq!(scores(&rank, &all[place..=place]), [together[place]], "{place}");
     }
 }
 

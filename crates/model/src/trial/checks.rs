@@ -8,11 +8,17 @@ use score::Checksum;
 use super::hash;
 use crate::batch::{PackedBatch, Segment};
 use crate::compute::Dtype;
-use crate::device::kernels::{Attention, Embed, Gated, Gather, Head, Kernels, Norm, Rope, RopeTable};
+use crate::device::kernels::{
+    Attention, Embed, Gated, Gather, Head, Kernels, Norm, Rope, RopeTable, TILE_ROWS, WIDEST_ROW,
+};
 use crate::device::numbers::{from_bytes, to_bytes};
 use crate::device::plan::DevicePlan;
-use crate::device::{Address, Device, Matrix, Memory};
+use crate::device::{Address, Device, MATMUL_ROWS, Matrix, Memory};
 use crate::error::Result;
+
+/// The longest conversation of the models at hand, and the width of the largest one's heads.
+const LONG_ROWS: usize = 8192;
+const LONG_HEAD: usize = 128;
 
 /// What a kernel did with random numbers.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -34,27 +40,51 @@ impl Check {
     }
 }
 
-/// Runs all checks on a device.
+/// What the largest difference may be, in parts of the largest number.
+pub(crate) fn tolerance(dtype: Dtype) -> f64 {
+    if dtype == Dtype::F32 { 1e-5 } else { 2e-2 }
+}
+
+/// Runs all checks on a device, or only those whose names begin like one of `only`.
 ///
 /// # Errors
 /// If the device refuses.
-pub(crate) fn run(device: &dyn Device) -> Result<Vec<Check>> {
+pub(crate) fn run(device: &dyn Device, only: &[&str]) -> Result<Vec<Check>> {
     let lab = Lab { device };
-    let mut checks = lab.embed()?;
-    checks.extend([lab.gated("gelu", true)?, lab.gated("silu", false)?, lab.gather()?]);
-    checks.push(lab.matmul(70, 192, 128)?);
-    checks.push(lab.matmul(1, 64, 256)?);
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|start| name.starts_with(start));
+    let mut found = Vec::new();
+    for (name, check) in checks().into_iter().filter(|(name, _)| wanted(name)) {
+        found.extend(check(&lab)?.into_iter().map(|outcome| outcome.check(name, device.dtype())));
+    }
+    Ok(found)
+}
+
+/// A kernel's name, and what is tried with it.
+type Named = (&'static str, Box<dyn Fn(&Lab<'_>) -> Result<Vec<Outcome>>>);
+
+fn checks() -> Vec<Named> {
+    let mut all: Vec<Named> = vec![
+        ("embedding", Box::new(|lab| lab.embed())),
+        ("gated", Box::new(|lab| lab.gated("gelu", true))),
+        ("gated", Box::new(|lab| lab.gated("silu", false))),
+        ("gather", Box::new(|lab| lab.gather())),
+        ("matmul", Box::new(|lab| lab.matmul(70, 192, 128))),
+        ("matmul", Box::new(|lab| lab.matmul(1, 64, 256))),
+        ("head", Box::new(|lab| lab.head())),
+    ];
     for (name, parts, residual, branch) in [
         ("plain", 1, false, false),
         ("residual", 1, true, false),
         ("branch", 1, true, true),
+        ("2 parts", 2, true, true),
         ("4 parts", 4, true, true),
     ] {
-        checks.push(lab.norm(name, (parts, residual, branch))?);
+        all.push(("norm", Box::new(move |lab| lab.norm((name, 1032), (parts, residual, branch)))));
     }
-    checks.extend(lab.head()?);
+    // as wide as the norms take
+    all.push(("norm", Box::new(|lab| lab.norm(("widest", WIDEST_ROW), (2, true, true)))));
     for (head_dim, biased, normed) in [(64, false, false), (128, false, true), (256, true, false), (80, true, true)] {
-        checks.push(lab.rope(head_dim, biased, normed)?);
+        all.push(("rope", Box::new(move |lab| lab.rope(head_dim, biased, normed))));
     }
     for (head_dim, window, soft_cap, biased) in [
         (64, 0, 0.0, false),
@@ -65,9 +95,32 @@ pub(crate) fn run(device: &dyn Device) -> Result<Vec<Check>> {
         (256, 40, 50.0, false),
         (80, 33, 30.0, true),
     ] {
-        checks.push(lab.attention(head_dim, (window, soft_cap), biased)?);
+        all.push(("attention", Box::new(move |lab| lab.attention(head_dim, (window, soft_cap), biased))));
     }
-    Ok(checks)
+    for window in [0, 4096] {
+        all.push(("attention", Box::new(move |lab| lab.long_attention(window))));
+    }
+    all
+}
+
+/// What a kernel computed, and what it should have.
+struct Outcome {
+    what: String,
+    computed: Vec<f64>,
+    reference: Vec<f64>,
+}
+
+impl Outcome {
+    fn check(&self, name: &str, dtype: Dtype) -> Check {
+        let missing = if self.computed.len() == self.reference.len() { 0.0 } else { f64::INFINITY };
+        let apart = |(x, y): (&f64, &f64)| if x.is_finite() { (x - y).abs() } else { f64::INFINITY };
+        Check {
+            name: format!("{name} {}, {dtype}", self.what),
+            worst: self.computed.iter().zip(&self.reference).map(apart).fold(missing, f64::max),
+            largest: self.reference.iter().map(|x| x.abs()).fold(0.0, f64::max),
+            tolerance: tolerance(dtype),
+        }
+    }
 }
 
 /// Draws numbers and brings them to the device and back.
@@ -129,18 +182,11 @@ impl Lab<'_> {
         Ok(from_bytes(dtype, &bytes).into_iter().map(f64::from).collect())
     }
 
-    fn check(&self, name: String, computed: &[f64], reference: &[f64]) -> Check {
-        let missing = if computed.len() == reference.len() { 0.0 } else { f64::INFINITY };
-        let apart = |(x, y): (&f64, &f64)| if x.is_finite() { (x - y).abs() } else { f64::INFINITY };
-        Check {
-            name: format!("{name}, {}", self.device.dtype()),
-            worst: computed.iter().zip(reference).map(apart).fold(missing, f64::max),
-            largest: reference.iter().map(|x| x.abs()).fold(0.0, f64::max),
-            tolerance: if self.device.dtype() == Dtype::F32 { 1e-5 } else { 2e-2 },
-        }
+    fn outcome(what: impl Into<String>, computed: Vec<f64>, reference: Vec<f64>) -> Vec<Outcome> {
+        vec![Outcome { what: what.into(), computed, reference }]
     }
 
-    fn embed(&self) -> Result<Vec<Check>> {
+    fn embed(&self) -> Result<Vec<Outcome>> {
         let (vocab, hidden, scale) = (50, 192, 13.5);
         let weight = self.draw(1, vocab * hidden, 2.0)?;
         let tokens: Vec<u32> = (0..37).map(|i| i * 7 % 50).collect();
@@ -162,11 +208,12 @@ impl Lab<'_> {
         let mut sums = vec![0; tokens.len() * 8];
         self.device.download(checksums.address(), &mut sums)?;
         let good = sums.as_chunks().0.iter().map(|bytes| u64::from_ne_bytes(*bytes)).eq(expected);
-        let checksum = self.check("checksums of embedded rows".into(), &[f64::from(u8::from(good))], &[1.0]);
-        Ok(vec![self.check("embedding".into(), &rows, &reference), checksum])
+        let mut outcomes = Self::outcome("checksums", vec![f64::from(u8::from(good))], vec![1.0]);
+        outcomes.extend(Self::outcome("of rows", rows, reference));
+        Ok(outcomes)
     }
 
-    fn gather(&self) -> Result<Check> {
+    fn gather(&self) -> Result<Vec<Outcome>> {
         let (width, rows) = (64, [3u32, 11, 4, 19, 0]);
         let x = self.draw(2, 10 * width, 1.0)?; // rows 2 .. 12 of a whole
         let (places, out) = (self.words(&rows)?, self.room(rows.len() * width)?);
@@ -179,10 +226,10 @@ impl Lab<'_> {
             false => 0.0,
         };
         let reference: Vec<f64> = rows.iter().flat_map(|&row| (0..width).map(move |i| number(row, i))).collect();
-        Ok(self.check("gather".into(), &self.read(&out, reference.len())?, &reference))
+        Ok(Self::outcome("of rows", self.read(&out, reference.len())?, reference))
     }
 
-    fn gated(&self, name: &str, gelu: bool) -> Result<Check> {
+    fn gated(&self, name: &str, gelu: bool) -> Result<Vec<Outcome>> {
         let (rows, width) = (3, 2064);
         let gate_up = self.draw(3, rows * 2 * width, 12.0)?;
         let out = self.room(rows * width)?;
@@ -196,12 +243,13 @@ impl Lab<'_> {
             activation(row[i]) * row[width + i]
         };
         let reference: Vec<f64> = (0..rows).flat_map(|row| (0..width).map(move |i| pair(row, i))).collect();
-        Ok(self.check(format!("gated {name}"), &self.read(&out, reference.len())?, &reference))
+        Ok(Self::outcome(name, self.read(&out, reference.len())?, reference))
     }
 
-    fn matmul(&self, rows: usize, output: usize, input: usize) -> Result<Check> {
-        let (weight, x) = (self.draw(4, output * input, 1.0)?, self.draw(5, rows * input, 1.0)?);
-        let out = self.room(rows * output)?;
+    fn matmul(&self, rows: usize, output: usize, input: usize) -> Result<Vec<Outcome>> {
+        let whole = rows.next_multiple_of(MATMUL_ROWS);
+        let (weight, x) = (self.draw(4, output * input, 1.0)?, self.draw(5, whole * input, 1.0)?);
+        let out = self.room(whole * output)?;
         let matrix = Matrix { weight: weight.address(), output, input };
         self.device.matmul(&matrix, x.address(), rows, out.address())?;
         let product = |row: usize, column: usize| -> f64 {
@@ -210,11 +258,15 @@ impl Lab<'_> {
         };
         let reference: Vec<f64> =
             (0..rows).flat_map(|row| (0..output).map(move |column| product(row, column))).collect();
-        Ok(self.check(format!("matmul {rows} rows"), &self.read(&out, reference.len())?, &reference))
+        Ok(Self::outcome(format!("of {rows} rows"), self.read(&out, reference.len())?, reference))
     }
 
-    fn norm(&self, name: &str, (parts, with_residual, with_branch): (usize, bool, bool)) -> Result<Check> {
-        let (rows, hidden) = (5, 1032);
+    fn norm(
+        &self,
+        (name, hidden): (&str, usize),
+        (parts, with_residual, with_branch): (usize, bool, bool),
+    ) -> Result<Vec<Outcome>> {
+        let rows = 5;
         let x = self.draw(6, parts * rows * hidden, 3.0)?;
         let residual = self.draw(7, rows * hidden, 5.0)?;
         let (branch, weight) = (self.draw_f32(8, hidden)?, self.draw_f32(9, hidden)?);
@@ -241,10 +293,10 @@ impl Lab<'_> {
             let h: Vec<f64> = branch.iter().enumerate().map(|(i, x)| x + of(i)).collect();
             reference.extend(normed(&h, &weight.values));
         }
-        Ok(self.check(format!("norm, {name}"), &self.read(&out, reference.len())?, &reference))
+        Ok(Self::outcome(name, self.read(&out, reference.len())?, reference))
     }
 
-    fn head(&self) -> Result<Vec<Check>> {
+    fn head(&self) -> Result<Vec<Outcome>> {
         let (rows, hidden, first, columns, outputs) = (4, 264, 66, 132, 2);
         let (x, weight) = (self.draw(10, rows * hidden, 3.0)?, self.draw_f32(11, hidden)?);
         let score = self.draw_f32(12, outputs * columns)?;
@@ -274,11 +326,12 @@ impl Lab<'_> {
         distinct.sort_unstable();
         distinct.dedup();
         let good = sums == again && distinct.len() == rows;
-        let checksum = self.check("checksums of rows".into(), &[f64::from(u8::from(good))], &[1.0]);
-        Ok(vec![self.check("partial logits".into(), &computed, &reference), checksum])
+        let mut outcomes = Self::outcome("checksums", vec![f64::from(u8::from(good))], vec![1.0]);
+        outcomes.extend(Self::outcome("partial logits", computed, reference));
+        Ok(outcomes)
     }
 
-    fn rope(&self, head_dim: usize, biased: bool, normed: bool) -> Result<Check> {
+    fn rope(&self, head_dim: usize, biased: bool, normed: bool) -> Result<Vec<Outcome>> {
         let (rows, heads, stride) = (5, 3, 4 * head_dim);
         let x = self.draw(13, rows * stride, 2.0)?;
         let (weight, bias) = (self.draw_f32(14, head_dim)?, self.draw_f32(18, heads * head_dim)?);
@@ -319,11 +372,11 @@ impl Lab<'_> {
             }
         }
         let said = |yes: bool, what: &'static str| if yes { what } else { "" };
-        let name = format!("RoPE of {head_dim}{}{}", said(biased, ", biased"), said(normed, ", normed"));
-        Ok(self.check(name, &self.read(&x.memory, reference.len())?, &reference))
+        let name = format!("of {head_dim}{}{}", said(biased, ", biased"), said(normed, ", normed"));
+        Ok(Self::outcome(name, self.read(&x.memory, reference.len())?, reference))
     }
 
-    fn attention(&self, head_dim: usize, (window, soft_cap): (usize, f64), biased: bool) -> Result<Check> {
+    fn attention(&self, head_dim: usize, (window, soft_cap): (usize, f64), biased: bool) -> Result<Vec<Outcome>> {
         let batch = tree();
         let (rows, heads, group) = (batch.tokens.len(), 4, 2);
         let (query_width, key_width) = (heads * head_dim, heads / group * head_dim);
@@ -360,8 +413,57 @@ impl Lab<'_> {
         let reference =
             Reference { batch: &batch, queries: &queries.values, keys: &keys.values, values: &values.values };
         let reference = reference.attention(&attention, heads);
-        let name = format!("attention of {head_dim}, window {window}, cap {soft_cap}, bias {biased}");
-        Ok(self.check(name, &self.read(&out, reference.len())?, &reference))
+        let name = format!("of {head_dim}, window {window}, cap {soft_cap}, bias {biased}");
+        Ok(Self::outcome(name, self.read(&out, reference.len())?, reference))
+    }
+
+    /// Some tiles of the longest conversation that models take, and some of their rows in float64: what a tile computes
+    /// depends on no other.
+    fn long_attention(&self, window: usize) -> Result<Vec<Outcome>> {
+        let (rows, heads, group, head_dim) = (LONG_ROWS, 2, 2, LONG_HEAD);
+        let batch = chain(&[(rows, None)]);
+        let (query_width, key_width) = (heads * head_dim, heads / group * head_dim);
+        let (queries, keys) = (self.draw(18, rows * query_width, 4.0)?, self.draw(19, rows * key_width, 4.0)?);
+        let values = self.draw(20, rows * key_width, 2.0)?;
+        let out = self.room(rows * query_width)?;
+        let bytes = DevicePlan::new(&batch, Checksum::Path).bytes();
+        let sent = self.device.allocate(bytes.len())?;
+        self.device.upload(sent.address(), &bytes)?;
+        let at = DevicePlan::new(&batch, Checksum::Path).at(sent.address());
+        let sampled = [rows / 2 + TILE_ROWS, rows - TILE_ROWS];
+        let tiles: Vec<u32> = sampled.iter().flat_map(|&row| [row as u32, TILE_ROWS as u32, row as u32, 0]).collect();
+        let tiles_at = self.words(&tiles)?;
+        let attention = Attention {
+            queries: queries.address(),
+            query_stride: query_width,
+            keys: keys.address(),
+            values: values.address(),
+            value_bias: Address::NONE,
+            key_stride: key_width,
+            out: out.address(),
+            out_stride: query_width,
+            tiles: tiles_at.address(),
+            segments: at.segments,
+            head_dim,
+            group,
+            scale: (head_dim as f64).powf(-0.5),
+            soft_cap: 50.0,
+            window,
+        };
+        self.kernels().attention(&attention, sampled.len(), heads)?;
+        let computed = self.read(&out, rows * query_width)?;
+        let reference =
+            Reference { batch: &batch, queries: &queries.values, keys: &keys.values, values: &values.values };
+        let (mut found, mut wanted) = (Vec::new(), Vec::new());
+        let path: Vec<usize> = (0..rows).collect();
+        for (row, head) in sampled.iter().flat_map(|&tile| [(tile, 0), (tile + 17, 1), (tile + TILE_ROWS - 1, 0)]) {
+            let from = if window == 0 { 0 } else { (row + 1).saturating_sub(window) };
+            let mut number = vec![0.0; head_dim];
+            reference.row(&attention, (row, head), &path[from..=row], &mut number);
+            wanted.extend(number);
+            found.extend_from_slice(&computed[row * query_width + head * head_dim..][..head_dim]);
+        }
+        Ok(Self::outcome(format!("of {head_dim} over {rows} rows, window {window}, cap 50"), found, wanted))
     }
 }
 
@@ -384,9 +486,13 @@ fn rotate(head: &mut [f64], position: u32, frequencies: &[f32]) {
 
 /// A tree with a long root, a short branch, leaves that cross tiles and key blocks, and a conversation of its own.
 fn tree() -> PackedBatch {
-    let lengths = [(75, None), (18, Some(0)), (130, Some(1)), (1, Some(1)), (61, Some(0)), (100, None), (64, None)];
+    chain(&[(75, None), (18, Some(0)), (130, Some(1)), (1, Some(1)), (61, Some(0)), (100, None), (64, None)])
+}
+
+/// Segments of these lengths, each with its parent.
+fn chain(segments: &[(usize, Option<usize>)]) -> PackedBatch {
     let mut batch = PackedBatch { tokens: Vec::new(), segments: Vec::<Segment>::new(), ends: Vec::new() };
-    for (number, (len, parent)) in lengths.into_iter().enumerate() {
+    for (number, &(len, parent)) in segments.iter().enumerate() {
         let start = batch.tokens.len();
         batch.tokens.extend(0..len as u32);
         let position =

@@ -8,6 +8,7 @@ pub(crate) mod hash;
 mod matmuls;
 pub(crate) mod timed;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use score::{Checksum, Partials};
 
 pub use self::checks::Check;
 pub use self::hash::mixed;
-pub use self::matmuls::{MatmulRate, RowTrial, rows};
+pub use self::matmuls::{AlgorithmTrial, MatmulRate, RowTrial, algorithms, products, rows};
 use self::timed::{HostMarks, Kind, Span, Timed};
 use crate::batch::PackedBatch;
 use crate::compute::{Compute, Device, Dtype};
@@ -55,15 +56,17 @@ pub struct Profile {
     pub seconds: f64,
     /// Nothing runs: the time between operations.
     pub idle: f64,
-    /// What each kind of operation takes.
+    /// What each kind of operation takes: matmul, attention, pointwise, copy, collective.
     pub kinds: Vec<Spent>,
+    /// What each kernel takes, and the matmuls of each shape of weights.
+    pub kernels: Vec<Spent>,
 }
 
-/// The part of one kind of operation in a step.
+/// The part of some operations in a step.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Spent {
-    /// matmul, attention, pointwise, copy or collective.
-    pub kind: &'static str,
+    /// Of the kind, or of the kernel.
+    pub name: String,
     /// Operations.
     pub count: usize,
     /// What they take together, in seconds.
@@ -81,24 +84,31 @@ pub struct Description {
     pub total: usize,
     /// The version of NCCL, or why there is none.
     pub nccl: String,
+    /// The files of NVIDIA's libraries that have been loaded.
+    pub libraries: Vec<String>,
 }
 
 // === opening a device ===
 
-fn open(device: Device, dtype: Dtype, collective: Arc<dyn Collective>) -> Result<Timed> {
-    match device {
+fn open(compute: &Compute, collective: Arc<dyn Collective>) -> Result<Timed> {
+    match compute.device {
         Device::HostKernels => {
-            let device = Box::new(HostDevice::new(dtype, collective));
+            let device = Box::new(HostDevice::new(compute.dtype, collective));
             Ok(Timed::new(device, Box::new(HostMarks::default())))
         }
         #[cfg(feature = "cuda")]
         Device::Cuda(ordinal) => {
-            let device = CudaDevice::open(ordinal, dtype, collective)?;
+            let device = CudaDevice::open(ordinal, compute, collective)?;
             let marks = CudaMarks::new(device.gpu());
             Ok(Timed::new(Box::new(device), Box::new(marks)))
         }
-        _ => Err(not_built(device)),
+        device => Err(not_built(device)),
     }
+}
+
+/// A device for work without steps.
+fn open_alone(device: Device, dtype: Dtype) -> Result<Arc<Timed>> {
+    Ok(Arc::new(open(&Compute { device, dtype, step_tokens: 0 }, Arc::new(Solo))?))
 }
 
 fn not_built(device: Device) -> Error {
@@ -120,25 +130,35 @@ pub fn describe(device: Device) -> Result<Description> {
             let memory = gpu.context.mem_get_info();
             let (free, total) = memory.map_err(|error| Error::Device(format!("the GPU's memory: {error}")))?;
             let nccl = collective::Nccl::available().unwrap_or_else(|error| error.to_string());
-            Ok(Description { name: gpu.name()?, free, total, nccl })
+            Ok(Description { name: gpu.name()?, free, total, nccl, libraries: loaded() })
         }
         Device::HostKernels => {
             let (name, nccl) = ("the CPU as a device".to_owned(), "the CPU has none".to_owned());
-            Ok(Description { name, free: 0, total: 0, nccl })
+            Ok(Description { name, free: 0, total: 0, nccl, libraries: Vec::new() })
         }
         _ => Err(not_built(device)),
     }
 }
 
-/// Every kernel against float64, on random numbers, in f32, bf16 and f16.
+/// Where NVIDIA's libraries were found, as the system tells of this process; nothing where it does not.
+#[cfg(feature = "cuda")]
+fn loaded() -> Vec<String> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let files = maps.lines().filter_map(|line| line.find('/').map(|start| &line[start..]));
+    let libraries = ["libcuda.so", "libcublasLt.so", "libnccl.so"];
+    let ours = files.filter(|file| libraries.iter().any(|library| file.contains(library)));
+    ours.map(str::to_owned).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Every kernel against float64, on random numbers, in f32, bf16 and f16; or only those whose names begin like one of
+/// `only`.
 ///
 /// # Errors
 /// If the device refuses.
-pub fn kernels(device: Device) -> Result<Vec<Check>> {
+pub fn kernels(device: Device, only: &[&str]) -> Result<Vec<Check>> {
     let mut found = Vec::new();
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
-        let device = Arc::new(open(device, dtype, Arc::new(Solo))?);
-        found.extend(checks::run(&device)?);
+        found.extend(checks::run(&open_alone(device, dtype)?, only)?);
     }
     Ok(found)
 }
@@ -148,7 +168,7 @@ pub fn kernels(device: Device) -> Result<Vec<Check>> {
 /// # Errors
 /// If the device refuses.
 pub fn hashed(device: Device, dtype: Dtype, name: &str, count: usize) -> Result<Vec<f32>> {
-    let device = Arc::new(open(device, dtype, Arc::new(Solo))?);
+    let device = open_alone(device, dtype)?;
     let memory = device.allocate(count * dtype.size())?;
     let seed = hash::seed(name) as usize;
     Kernels { device: &device }.fill(&Fill { out: memory.address(), count, seed, scale: HASH_WIDTH, offset: 0.0 })?;
@@ -179,11 +199,10 @@ impl Trial {
     pub fn prepare(compute: Compute, config: &Config, collective: Arc<dyn Collective>) -> Result<Prepared> {
         let world_size = collective.world_size();
         config.check_world_size(world_size)?;
-        let Compute { device, dtype, step_tokens } = compute;
         compute.check(config)?;
-        let device = Arc::new(open(device, dtype, collective)?);
+        let device = Arc::new(open(&compute, collective)?);
         device.prepare(&Share::new(config, 0, world_size).matrix_shapes())?;
-        Ok(Prepared { device, config: config.clone(), step_tokens })
+        Ok(Prepared { device, config: config.clone(), step_tokens: compute.step_tokens })
     }
 
     /// A model whose weights are a hash of their names and places: nothing is read.
@@ -276,14 +295,22 @@ const KINDS: [(Kind, &str); 5] = [
 
 impl Profile {
     fn new(spans: &[Span]) -> Self {
-        let first = spans.first().map_or(0.0, |(_, from, _)| *from);
-        let last = spans.last().map_or(0.0, |(_, _, to)| *to);
-        let kinds = KINDS.map(|(kind, name)| {
-            let of_kind = || spans.iter().filter(|(other, ..)| *other == kind);
-            Spent { kind: name, count: of_kind().count(), seconds: of_kind().map(|(_, from, to)| to - from).sum() }
-        });
+        let first = spans.first().map_or(0.0, |span| span.from);
+        let last = spans.last().map_or(0.0, |span| span.to);
+        let kinds = KINDS.map(|(kind, name)| Spent::of(name, spans.iter().filter(|span| span.kind == kind)));
+        let names: BTreeSet<&str> = spans.iter().map(|span| span.name.as_str()).collect();
+        let kernels = names.into_iter().map(|name| Spent::of(name, spans.iter().filter(|span| span.name == name)));
         let busy: f64 = kinds.iter().map(|share| share.seconds).sum();
-        Self { seconds: last - first, idle: last - first - busy, kinds: kinds.into() }
+        let (seconds, idle) = (last - first, last - first - busy);
+        Self { seconds, idle, kinds: kinds.into(), kernels: kernels.collect() }
+    }
+}
+
+impl Spent {
+    fn of<'a>(name: &str, spans: impl Iterator<Item = &'a Span>) -> Self {
+        let add = |(count, seconds), span: &Span| (count + 1, seconds + span.to - span.from);
+        let (count, seconds) = spans.fold((0, 0.0), add);
+        Self { name: name.to_owned(), count, seconds }
     }
 }
 

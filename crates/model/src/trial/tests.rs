@@ -34,9 +34,14 @@ fn a_profile_accounts_for_the_whole_step() {
     let trial = Trial::random(COMPUTE, &config()).unwrap();
     let profile = trial.profile(&batch(&[40, 23])).unwrap();
     let layers = trial.config().layers();
-    let count = |kind: &str| profile.kinds.iter().find(|share| share.kind == kind).unwrap().count;
+    let count = |kind: &str| profile.kinds.iter().find(|share| share.name == kind).unwrap().count;
     assert_eq!((count("matmul"), count("attention")), (4 * layers + 1, layers));
     assert!(count("pointwise") > 0 && count("copy") > 0 && count("collective") == 0);
+    let kernels = |name: &str| profile.kernels.iter().find(|share| share.name == name).unwrap().count;
+    assert_eq!(
+        (kernels("gated_bf16"), kernels("attention_64_bf16"), kernels("matmul [64, 192]")),
+        (layers, layers, layers)
+    );
     let busy: f64 = profile.kinds.iter().map(|share| share.seconds).sum();
     assert!((busy + profile.idle - profile.seconds).abs() < 1e-9 && profile.idle >= 0.0, "{profile:?}");
     // a step that is not watched leaves no marks

@@ -42,11 +42,18 @@ pub(crate) struct Timed {
     inner: Box<dyn Device>,
     marks: Box<dyn Marks>,
     on: AtomicBool,
-    kinds: Mutex<Vec<Kind>>,
+    operations: Mutex<Vec<(Kind, String)>>,
 }
 
-/// An operation's kind, and its beginning and end in seconds.
-pub(crate) type Span = (Kind, f64, f64);
+/// An operation, and its beginning and end in seconds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Span {
+    pub(crate) kind: Kind,
+    /// A kernel's, or a matmul's with the shape of its weights, or what is copied or shared.
+    pub(crate) name: String,
+    pub(crate) from: f64,
+    pub(crate) to: f64,
+}
 
 struct TimedSlot {
     inner: Box<dyn Slot>,
@@ -57,7 +64,7 @@ struct TimedSlot {
 
 impl Timed {
     pub(crate) fn new(inner: Box<dyn Device>, marks: Box<dyn Marks>) -> Self {
-        Self { inner, marks, on: AtomicBool::new(false), kinds: Mutex::default() }
+        Self { inner, marks, on: AtomicBool::new(false), operations: Mutex::default() }
     }
 
     /// Waits until everything that is enqueued is done.
@@ -73,23 +80,39 @@ impl Timed {
         let worked = work();
         self.on.store(false, Ordering::SeqCst);
         let times = self.marks.take()?;
-        let kinds = std::mem::take(&mut *self.kinds.lock().unwrap_or_else(PoisonError::into_inner));
+        let operations = std::mem::take(&mut *self.operations.lock().unwrap_or_else(PoisonError::into_inner));
         worked?;
-        Ok(kinds.into_iter().zip(times.as_chunks::<2>().0).map(|(kind, &[from, to])| (kind, from, to)).collect())
+        let span = |((kind, name), &[from, to]): ((Kind, String), &[f64; 2])| Span { kind, name, from, to };
+        Ok(operations.into_iter().zip(times.as_chunks::<2>().0).map(span).collect())
     }
 
-    fn run(&self, kind: Kind, operation: impl FnOnce(&dyn Device) -> Result<()>) -> Result<()> {
-        self.watch(kind, || operation(&*self.inner))
+    /// The seconds that the queue takes for what `work` puts into it, from an empty queue on.
+    pub(crate) fn elapsed(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        self.settle()?;
+        self.marks.mark()?;
+        let worked = work();
+        self.marks.mark()?;
+        let times = self.marks.take()?;
+        worked.map(|()| times.last().copied().unwrap_or(0.0))
     }
 
-    fn watch(&self, kind: Kind, operation: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn run(&self, kind: Kind, name: &str, operation: impl FnOnce(&dyn Device) -> Result<()>) -> Result<()> {
+        self.watch((kind, || name.to_owned()), || operation(&*self.inner))
+    }
+
+    /// Marks what `operation` puts into the queue; its name is asked for only then.
+    fn watch(
+        &self,
+        (kind, name): (Kind, impl FnOnce() -> String),
+        operation: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         if !self.on.load(Ordering::Relaxed) {
             return operation();
         }
         self.marks.mark()?;
         operation()?;
         self.marks.mark()?;
-        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).push(kind);
+        self.operations.lock().unwrap_or_else(PoisonError::into_inner).push((kind, name()));
         Ok(())
     }
 }
@@ -104,7 +127,7 @@ impl Device for Arc<Timed> {
     }
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
-        self.run(Kind::Copy, |device| device.upload(to, bytes))
+        self.run(Kind::Copy, "upload", |device| device.upload(to, bytes))
     }
 
     fn upload_read(&self, to: Address, len: usize, read: Read<'_>) -> Result<()> {
@@ -116,17 +139,18 @@ impl Device for Arc<Timed> {
     }
 
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<()> {
-        self.run(Kind::Copy, |device| device.copy(from, to, bytes))
+        self.run(Kind::Copy, "copy", |device| device.copy(from, to, bytes))
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         let attention = launch.kernel.starts_with("attention");
         let kind = if attention { Kind::Attention } else { Kind::Pointwise };
-        self.run(kind, |device| device.launch(launch))
+        self.run(kind, launch.kernel, |device| device.launch(launch))
     }
 
     fn matmul(&self, matrix: &Matrix, x: Address, rows: usize, out: Address) -> Result<()> {
-        self.run(Kind::Matmul, |device| device.matmul(matrix, x, rows, out))
+        let name = || format!("matmul [{}, {}]", matrix.output, matrix.input);
+        self.watch((Kind::Matmul, name), || self.inner.matmul(matrix, x, rows, out))
     }
 
     fn prepare(&self, shapes: &[(usize, usize)]) -> Result<()> {
@@ -145,16 +169,12 @@ impl Device for Arc<Timed> {
         self.inner.place()
     }
 
-    fn all_reduce(&self, x: Address, count: usize) -> Result<()> {
-        self.run(Kind::Collective, |device| device.all_reduce(x, count))
-    }
-
     fn exchange(&self, partial: Address, received: Address, split: RowSplit, width: usize) -> Result<()> {
-        self.run(Kind::Collective, |device| device.exchange(partial, received, split, width))
+        self.run(Kind::Collective, "exchange", |device| device.exchange(partial, received, split, width))
     }
 
     fn all_gather(&self, whole: Address, split: RowSplit, width: usize) -> Result<()> {
-        self.run(Kind::Collective, |device| device.all_gather(whole, split, width))
+        self.run(Kind::Collective, "all-gather", |device| device.all_gather(whole, split, width))
     }
 }
 
@@ -171,12 +191,12 @@ impl Slot for TimedSlot {
 
     fn send(&mut self, plan: &[u8]) -> Result<()> {
         let Self { inner, timed } = self;
-        timed.watch(Kind::Copy, || inner.send(plan))
+        timed.watch((Kind::Copy, || "plan".to_owned()), || inner.send(plan))
     }
 
     fn receive(&mut self, bytes: usize) -> Result<()> {
         let Self { inner, timed } = self;
-        timed.watch(Kind::Copy, || inner.receive(bytes))
+        timed.watch((Kind::Copy, || "results".to_owned()), || inner.receive(bytes))
     }
 
     fn wait(&mut self) -> Result<&[u8]> {

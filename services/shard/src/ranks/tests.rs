@@ -33,7 +33,7 @@ impl Bench {
     fn new() -> Self {
         let seat = Arc::new(Seat::new(0, 1));
         seat.take(Arc::new(Solo));
-        let waiter = Waiter::start(&seat).unwrap();
+        let waiter = Waiter::start(&seat, &Arc::default()).unwrap();
         let (jobs, inbox) = channel();
         let (submits, submitted) = channel();
         let (answer, answers) = channel();

@@ -314,7 +314,9 @@ impl Context {
             if !self.stop.is_cancelled() {
                 self.set_state(RankState::Ready, 0);
             }
-            locals.quiesce(self.options.patience.quiesce).await?;
+            // a device that is lost fails every epoch: the process ends, and whoever looks after it starts another
+            let quiet = locals.quiesce(self.options.patience.quiesce).await;
+            ranks.check().and(quiet)?;
             if let Some(reason) = reason {
                 // the same again and again is said once
                 if last.as_ref() != Some(&reason) {

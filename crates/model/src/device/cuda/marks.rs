@@ -48,7 +48,7 @@ impl Marks for CudaMarks {
         self.gpu.bind()?;
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let marked = std::mem::take(&mut events.used);
-        self.gpu.stream.synchronize().map_err(failed("waiting for the GPU"))?;
+        self.gpu.alive()?;
         let Some(first) = events.made.first() else { return Ok(Vec::new()) };
         let seconds = |event: &CudaEvent| {
             let elapsed = first.elapsed_ms(event).map_err(failed("the time between events"));

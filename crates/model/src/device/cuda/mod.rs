@@ -2,6 +2,7 @@
 //! cuBLASLt, and NCCL between ranks. Nothing of CUDA is linked: the libraries are loaded when a GPU is asked for.
 #![allow(unsafe_code, reason = "the interfaces of CUDA are C functions over raw addresses")]
 
+mod cublaslt;
 #[cfg(feature = "trial")]
 pub(crate) mod marks;
 mod matmul;
@@ -10,30 +11,33 @@ pub(crate) mod one_rank;
 mod slot;
 mod staging;
 
-use std::collections::HashMap;
-use std::ffi::{CString, c_void};
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use collective::{Collective, Nccl, Row, RowSplit};
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result, sys};
+use cudarc::nvrtc::Ptx;
 
-use self::matmul::Matmuls;
+use self::matmul::{Choices, Matmuls};
 use self::slot::CudaSlot;
 use self::staging::Staging;
-use super::{Address, Device, Launch, Matrix, Memory, Read, Slot, SlotSizes, VERSION, kernels};
-use crate::compute::Dtype;
+use super::{Address, Device, Launch, Matrix, Memory, Read, Slot, SlotSizes, kernels, version};
+use crate::compute::{Compute, Dtype};
 use crate::error::{Error, Result};
+#[cfg(feature = "trial")]
+use crate::trial::AlgorithmTrial;
 
 /// The kernels: machine code for sm_80 and sm_90, PTX for newer GPUs.
-static KERNELS: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin")));
+static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 /// bf16 on the tensor cores, cp.async: Ampere.
 const OLDEST: (i32, i32) = (8, 0);
 /// What a kernel may use of shared memory without being asked for more.
 const PLAIN_SHARED: usize = 48 << 10;
 
-/// A fat binary's headers hold 8-byte numbers.
-#[repr(C, align(16))]
-struct Aligned<Bytes: ?Sized>(Bytes);
+/// Errors of the driver after which a GPU computes nothing more in this process, whatever is asked of it: cuda.h,
+/// CUresult. A kernel that failed takes the context along, hardware that failed needs whoever looks after it.
+const LOST: [u32; 15] = [46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999];
 
 /// One rank's GPU.
 pub(crate) struct CudaDevice {
@@ -54,24 +58,24 @@ type Joined = Arc<Mutex<Option<Arc<Nccl>>>>;
 pub(crate) struct Gpu {
     pub(crate) context: Arc<CudaContext>,
     pub(crate) stream: Arc<CudaStream>,
+    choices: Arc<Choices>,
 }
+
+/// What a process keeps of a GPU that it has opened once: to open a context takes half a second, and libraries hold
+/// things in it. It is given back when the process ends.
+#[derive(Clone)]
+struct Opened {
+    context: Arc<CudaContext>,
+    choices: Arc<Choices>,
+}
+
+static OPENED: Mutex<BTreeMap<usize, Opened>> = Mutex::new(BTreeMap::new());
 
 /// The loaded kernels.
 struct Module {
-    module: sys::CUmodule,
-    functions: Mutex<HashMap<String, Function>>,
-    context: Arc<CudaContext>,
+    module: Arc<CudaModule>,
+    functions: Mutex<HashMap<String, CudaFunction>>,
 }
-
-#[derive(Clone, Copy)]
-struct Function(sys::CUfunction);
-
-// SAFETY: handles of the driver, which may be used from any thread that has the context.
-unsafe impl Send for Function {}
-// SAFETY: as above.
-unsafe impl Send for Module {}
-// SAFETY: as above; the map is behind a lock.
-unsafe impl Sync for Module {}
 
 /// Device memory that is given back when dropped.
 struct Allocation {
@@ -90,7 +94,10 @@ impl Drop for Allocation {
 
 /// What a function of the driver says, with what was tried.
 pub(super) fn failed(what: &str) -> impl Fn(DriverError) -> Error + '_ {
-    move |error| Error::Device(format!("{what}: {error}"))
+    move |error| match LOST.contains(&(error.0 as u32)) {
+        true => Error::DeviceLost(format!("{what}: {error}")),
+        false => Error::Device(format!("{what}: {error}")),
+    }
 }
 
 // === impl Gpu ===
@@ -107,7 +114,7 @@ impl Gpu {
         if ordinal >= usize::try_from(count).unwrap_or(0) {
             return Err(Error::Device(format!("there is no GPU {ordinal}: this machine has {count}")));
         }
-        let context = CudaContext::new(ordinal).map_err(failed(&format!("GPU {ordinal} cannot be opened")))?;
+        let Opened { context, choices } = Opened::get(ordinal)?;
         let capability = context.compute_capability().map_err(failed("the GPU's capability"))?;
         if capability < OLDEST {
             let ((major, minor), (oldest, _)) = (capability, OLDEST);
@@ -116,7 +123,32 @@ impl Gpu {
             )));
         }
         let stream = context.new_stream().map_err(failed("a stream"))?;
-        Ok(Self { context, stream })
+        Ok(Self { context, stream, choices })
+    }
+
+    fn choices(&self) -> Arc<Choices> {
+        Arc::clone(&self.choices)
+    }
+
+    /// Whether the GPU still computes.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] if it does not, whatever is asked of it.
+    fn alive(&self) -> Result<()> {
+        self.bind()?;
+        self.stream.synchronize().map_err(failed("waiting for the GPU"))
+    }
+
+    /// The time that the stream takes for what `work` puts into it.
+    fn milliseconds(&self, work: impl FnOnce() -> Result<()>) -> Result<f32> {
+        let timing = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let [from, to] = [self.context.new_event(timing), self.context.new_event(timing)];
+        let (from, to) = (from.map_err(failed("an event"))?, to.map_err(failed("an event"))?);
+        from.record(&self.stream).map_err(failed("an event"))?;
+        work()?;
+        to.record(&self.stream).map_err(failed("an event"))?;
+        self.alive()?;
+        from.elapsed_ms(&to).map_err(failed("the time between events"))
     }
 
     /// Such as "NVIDIA H200, sm_90".
@@ -162,15 +194,22 @@ fn libraries() -> Result<()> {
                 .into(),
         ));
     }
-    // SAFETY: as above.
-    if !unsafe { cudarc::cublaslt::sys::is_culib_present() } {
-        return Err(Error::Device(
-            "libcublasLt.so.13 is not found: install CUDA 13's cuBLAS, or the PyPI package nvidia-cublas and add its \
-             lib folder to LD_LIBRARY_PATH"
-                .into(),
-        ));
+    cublaslt::check()
+}
+
+// === impl Opened ===
+
+impl Opened {
+    fn get(ordinal: usize) -> Result<Self> {
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = opened.get(&ordinal) {
+            return Ok(opened.clone());
+        }
+        let context = CudaContext::new(ordinal).map_err(failed(&format!("GPU {ordinal} cannot be opened")))?;
+        let new = Self { context, choices: Arc::default() };
+        opened.insert(ordinal, new.clone());
+        Ok(new)
     }
-    Ok(())
 }
 
 // === impl CudaDevice ===
@@ -180,25 +219,37 @@ impl CudaDevice {
     ///
     /// # Errors
     /// Those of [`Gpu::open`], or if the kernels do not run there, or there is no NCCL to join ranks with.
-    pub(crate) fn open(ordinal: usize, dtype: Dtype, collective: Arc<dyn Collective>) -> Result<Self> {
-        let gpu = Gpu::open(ordinal)?;
+    pub(crate) fn open(ordinal: usize, compute: &Compute, collective: Arc<dyn Collective>) -> Result<Self> {
+        let (gpu, dtype) = (Gpu::open(ordinal)?, compute.dtype);
         if collective.world_size() > 1 {
             // now, and not at the first step, when all weights have been read
             Nccl::available()?;
         }
         let module = Module::load(&gpu, dtype)?;
-        let matmuls = Matmuls::new(&gpu, dtype)?;
+        let matmuls = Matmuls::new(&gpu, dtype, compute.step_tokens)?;
         Ok(Self { dtype, collective, joined: Joined::default(), matmuls, staging: Mutex::new(None), module, gpu })
     }
 
-    /// Device kind, dtype and the ways in which its matmuls add, for the matrices that a model has.
+    /// Device kind, dtype and the ways in which its matmuls add, for the matrices that each of so many ranks of a model
+    /// has.
     ///
     /// # Errors
     /// If a matmul of such a matrix cannot be computed.
-    pub(crate) fn numerics(&self, shapes: &[(usize, usize)]) -> Result<String> {
-        let algorithms = self.matmuls.fingerprint(self, shapes)?;
+    pub(crate) fn numerics(&self, shapes: &[(usize, usize)], world_size: usize) -> Result<String> {
+        let (version, algorithms) = (version(world_size), self.matmuls.fingerprint(self, shapes)?);
         let (name, dtype, lt) = (self.gpu.name()?, self.dtype, self.matmuls.version());
-        Ok(format!("cuda {name} {dtype} cublaslt={lt} matmul={algorithms:08x} kernels={VERSION}"))
+        Ok(format!("cuda {name} {dtype} cublaslt={lt} matmul={algorithms:08x} kernels={version} tp={world_size}"))
+    }
+
+    /// As [`Matmuls::trials`].
+    #[cfg(feature = "trial")]
+    pub(crate) fn algorithms(
+        &self,
+        shape: (usize, usize),
+        rows: &[usize],
+        tell: &mut dyn FnMut(AlgorithmTrial) -> Result<()>,
+    ) -> Result<()> {
+        self.matmuls.trials(self, shape, rows, tell)
     }
 
     pub(crate) fn gpu(&self) -> &Gpu {
@@ -239,8 +290,10 @@ impl Device for CudaDevice {
 
     fn upload(&self, to: Address, bytes: &[u8]) -> Result<()> {
         self.gpu.bind()?;
-        // SAFETY: `to` is memory of this device; the driver has copied pageable bytes away when it returns.
-        unsafe { result::memcpy_htod_async(to.0, bytes, self.stream()) }.map_err(failed("a copy to the GPU"))
+        // SAFETY: `to` is memory of this device; `bytes` is not reused before the stream is waited for.
+        unsafe { result::memcpy_htod_async(to.0, bytes, self.stream()) }.map_err(failed("a copy to the GPU"))?;
+        // nothing is promised of memory that is not pinned: the driver may read it until the copy is done
+        self.gpu.alive()
     }
 
     fn upload_read(&self, to: Address, len: usize, read: Read<'_>) -> Result<()> {
@@ -256,7 +309,7 @@ impl Device for CudaDevice {
         self.gpu.bind()?;
         // SAFETY: `from` is memory of this device; `bytes` is not used before the stream is waited for.
         unsafe { result::memcpy_dtoh_async(bytes, from.0, self.stream()) }.map_err(failed("a copy from the GPU"))?;
-        self.gpu.stream.synchronize().map_err(failed("waiting for the GPU"))
+        self.gpu.alive()
     }
 
     fn copy(&self, from: Address, to: Address, bytes: usize) -> Result<()> {
@@ -275,7 +328,14 @@ impl Device for CudaDevice {
         // to is memory of this device.
         let launched = unsafe {
             let (grid, block) = ((x, y, 1), (threads, 1, 1));
-            result::launch_kernel(function.0, grid, block, size(launch.shared), self.stream(), &mut parameters)
+            result::launch_kernel(
+                function.cu_function(),
+                grid,
+                block,
+                size(launch.shared),
+                self.stream(),
+                &mut parameters,
+            )
         };
         launched.map_err(failed(launch.kernel))
     }
@@ -302,19 +362,14 @@ impl Device for CudaDevice {
         (self.collective.rank(), self.collective.world_size())
     }
 
-    fn all_reduce(&self, x: Address, count: usize) -> Result<()> {
-        // SAFETY: memory of this device, used by this stream only; all ranks run the same step.
-        Ok(unsafe { self.nccl()?.all_reduce(x.0, count, nccl_dtype(self.dtype)) }?)
-    }
-
     fn exchange(&self, partial: Address, received: Address, split: RowSplit, width: usize) -> Result<()> {
-        // SAFETY: as `all_reduce`; the two do not overlap.
+        // SAFETY: memory of this device that does not overlap, used by this stream only; all ranks run the same step.
         Ok(unsafe { self.nccl()?.exchange(partial.0, received.0, split, self.row(width)) }?)
     }
 
     fn all_gather(&self, whole: Address, split: RowSplit, width: usize) -> Result<()> {
         let own = whole + split.range(self.place().0).start * width * self.dtype.size();
-        // SAFETY: as `all_reduce`; the rank's own slice lies in its place.
+        // SAFETY: as `exchange`; the rank's own slice lies in its place.
         Ok(unsafe { self.nccl()?.all_gather(own.0, whole.0, split, self.row(width)) }?)
     }
 }
@@ -325,45 +380,31 @@ impl Module {
     /// Loads the kernels for these numbers: all now, for a kernel that is loaded later makes the GPU wait for all that
     /// runs, and that may be waiting for another rank.
     fn load(gpu: &Gpu, dtype: Dtype) -> Result<Self> {
-        gpu.bind()?;
-        // SAFETY: the bytes are a fat binary that nvcc made.
-        let module = unsafe { result::module::load_data(KERNELS.0.as_ptr().cast()) };
+        let module = gpu.context.load_module(Ptx::from_binary(KERNELS.to_vec()));
         let module = module.map_err(failed("the kernels do not load (is the driver 580 or newer?)"))?;
-        let loaded = Self { module, functions: Mutex::default(), context: Arc::clone(&gpu.context) };
+        let loaded = Self { module, functions: Mutex::default() };
         kernels::names(dtype).iter().try_for_each(|name| loaded.find(name).map(drop))?;
         Ok(loaded)
     }
 
-    fn find(&self, kernel: &str) -> Result<sys::CUfunction> {
-        let missing = |problem: String| Error::Device(format!("kernel {kernel} does not load: {problem}"));
-        let name = CString::new(kernel).map_err(|error| missing(error.to_string()))?;
-        // SAFETY: the module is loaded.
-        unsafe { result::module::get_function(self.module, name) }.map_err(|error| missing(error.to_string()))
+    fn find(&self, kernel: &str) -> Result<CudaFunction> {
+        self.module.load_function(kernel).map_err(failed(&format!("kernel {kernel} does not load")))
     }
 
     /// The kernel of a launch, found once, and allowed the shared memory that it asks for.
-    fn function(&self, launch: &Launch<'_>) -> Result<Function> {
+    fn function(&self, launch: &Launch<'_>) -> Result<CudaFunction> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(function) = functions.get(launch.kernel) {
-            return Ok(*function);
+            return Ok(function.clone());
         }
         let function = self.find(launch.kernel)?;
         if launch.shared > PLAIN_SHARED {
             let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             let bytes = i32::try_from(launch.shared).unwrap_or(i32::MAX);
-            // SAFETY: the function is of a loaded module.
-            let allowed = unsafe { result::function::set_function_attribute(function, attribute, bytes) };
-            allowed.map_err(failed(&format!("{bytes} bytes of shared memory for {}", launch.kernel)))?;
+            let what = format!("{bytes} bytes of shared memory for {}", launch.kernel);
+            function.set_attribute(attribute, bytes).map_err(failed(&what))?;
         }
-        functions.insert(launch.kernel.to_owned(), Function(function));
-        Ok(Function(function))
-    }
-}
-
-impl Drop for Module {
-    fn drop(&mut self) {
-        let _ = self.context.bind_to_thread();
-        // SAFETY: loaded once; the device that launches its functions is gone.
-        let _ = unsafe { result::module::unload(self.module) };
+        functions.insert(launch.kernel.to_owned(), function.clone());
+        Ok(function)
     }
 }

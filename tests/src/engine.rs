@@ -139,14 +139,18 @@ fn an_item_may_have_a_time_of_its_own() {
 
 #[test]
 fn what_has_nothing_to_score_or_is_too_large_keeps_its_place() {
-    let fake = Fake::start(Behaviour { reversed: 2, ..Behaviour::default() });
+    let fake = Fake::start(Behaviour { reversed: 2, largest: 50, ..Behaviour::default() });
     let work =
         [Work::new('a', text("1")), Work::none('b'), Work::new('c', text("2".repeat(99))), Work::new('d', text("3"))];
     run(async {
-        let options = Options { largest: 50, ..Options::default() };
-        let mut scores = Client::connect(endpoints(&[&fake]), options).await.unwrap().score(tokio_stream::iter(work));
+        let client = Client::connect(endpoints(&[&fake]), Options::default()).await.unwrap();
+        let mut scores = client.score(tokio_stream::iter(work));
         let mut seen = Vec::new();
         while let Some(Ok(Answer { token, results })) = scores.next().await {
+            if token == 'c' {
+                let failure = results[0].as_ref().unwrap_err();
+                assert!(failure.message.contains("limits.message"), "{failure}");
+            }
             seen.push((token, results.first().map(|result| result.as_ref().map(|score| score.score).ok())));
         }
         assert_eq!(seen, [('a', Some(Some(0.1))), ('b', None), ('c', Some(None)), ('d', Some(Some(0.3)))]);

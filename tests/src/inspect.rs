@@ -144,7 +144,7 @@ fn what_was_done_to_an_input_is_shown() {
     assert_eq!((cut.status, rows(&cut, "length ")), (Some(0), vec!["30 tokens, truncated from 229"]));
     let refused = inspect("gemma2-v4", &["--input", "-", "--max-length", "30"], &long);
     assert_eq!(refused.status, Some(1));
-    assert_eq!(rows(&refused, "error "), ["229 tokens are more than the limit of 30"]);
+    assert_eq!(rows(&refused, "error "), ["at least 229 tokens are more than the limit of 30"]);
 
     let bad = inspect("gemma2-v4", &["--input", "-"], "nope\n\n{\"messages\": []}\n{\"text\": \"hi\"}\n");
     assert_eq!((bad.status, shown_ids(&bad).len()), (Some(1), 1));

@@ -182,7 +182,9 @@ fn a_long_line_is_a_line() {
     let scored = score(&golden(MODEL), &[], jsonl(lines));
     assert_eq!(scored.lines[0], scored.lines[2]);
     assert_eq!(scored.lines[1]["status"], json!(["too_long"]));
-    assert!(scored.lines[1]["tokens"][0].as_u64().unwrap() > 100_000);
+    // it is not read to its end: so many at least
+    let tokens = scored.lines[1]["tokens"][0].as_u64().unwrap();
+    assert!((2049..100_000).contains(&tokens), "{tokens}");
 }
 
 #[test]

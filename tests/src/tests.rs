@@ -20,6 +20,7 @@ mod engine;
 mod golden;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 mod gpu;
+mod hostile;
 mod hub;
 mod inspect;
 mod page;

@@ -51,6 +51,13 @@ impl Up {
         (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
     }
 
+    /// The most memory that it has had, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     /// Asks it to leave, and says with which status it did.
     fn leave(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();

@@ -54,8 +54,11 @@ pub(crate) type RewardClient = RewardServiceClient<Channel>;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// A gateway that is silent for twice as long is gone.
 const PINGS: Pings = Pings { interval: Duration::from_secs(5), timeout: Duration::from_secs(5) };
-/// What a gateway may answer with, and reads.
-pub(crate) const LARGEST_MESSAGE: usize = 64 << 20;
+/// What a gateway may answer with, and what one reads that does not say.
+const LARGEST_MESSAGE: usize = 64 << 20;
+/// What goes with an item takes so much of a message, or a part of it if that is less.
+const BESIDE: usize = 64 << 10;
+const BESIDE_PART: usize = 64;
 /// Nobody waits longer: a gateway would give its default to a stream that says nothing, and items wait for their turn.
 const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -116,7 +119,17 @@ impl Connection {
     /// # Errors
     /// What the call ended with.
     pub async fn models(&self) -> Result<Vec<v1::Model>, Status> {
-        Ok(answered(self.rewards().list_models(v1::ListModelsRequest {})).await?.models)
+        Ok(self.listed().await?.0)
+    }
+
+    /// The models that it serves, and the largest item that it reads, in bytes.
+    pub(crate) async fn listed(&self) -> Result<(Vec<v1::Model>, usize), Status> {
+        let said = answered(self.rewards().list_models(v1::ListModelsRequest {})).await?;
+        let message = match usize::try_from(said.largest_message) {
+            Ok(0) => LARGEST_MESSAGE,
+            message => message.unwrap_or(usize::MAX),
+        };
+        Ok((said.models, message - BESIDE.min(message / BESIDE_PART)))
     }
 
     /// How it is doing.

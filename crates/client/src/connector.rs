@@ -27,6 +27,8 @@ pub(crate) struct Found {
     pub(crate) gateway: Connection,
     pub(crate) exchange: Exchange,
     pub(crate) model: v1::Model,
+    /// The largest item that it reads, in bytes.
+    pub(crate) largest: usize,
 }
 
 /// How long nothing has come of it.
@@ -128,13 +130,14 @@ impl Connector {
 
     /// The inner error is one that ends everything.
     async fn begin(&self, gateway: &Connection) -> Result<Result<Found, Error>, Status> {
-        let model = match gateway.choose(gateway.models().await?, &self.terms.options) {
+        let (served, largest) = gateway.listed().await?;
+        let model = match gateway.choose(served, &self.terms.options) {
             Ok(model) => model,
             Err(error) => return Ok(Err(error)),
         };
         let late = |_| Status::unavailable("it does not answer");
         let exchange = timeout(PATIENCE, Exchange::open(gateway, &self.terms)).await.map_err(late)??;
-        Ok(Ok(Found { gateway: gateway.clone(), exchange, model }))
+        Ok(Ok(Found { gateway: gateway.clone(), exchange, model, largest }))
     }
 }
 

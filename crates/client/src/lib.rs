@@ -71,8 +71,6 @@ pub struct Options {
     pub items: usize,
     /// Their bytes, as they are sent; the last item that is taken in may go over it.
     pub bytes: usize,
-    /// The largest item, in bytes as it is sent.
-    pub largest: usize,
     /// In which order answers come out.
     pub order: Order,
 }
@@ -97,8 +95,6 @@ pub struct Client {
 const IN_STREAM: usize = 1024;
 /// Items of which each is a call of its own: their time runs while others are computed.
 const IN_CALLS: usize = 256;
-/// The largest message that gateways read, with what goes with an item.
-const LARGEST_ITEM: usize = connection::LARGEST_MESSAGE - 64 * 1024;
 
 // === impl Options ===
 
@@ -111,7 +107,6 @@ impl Default for Options {
             patience: Duration::from_secs(60),
             items: IN_STREAM,
             bytes: 32 << 20,
-            largest: LARGEST_ITEM,
             order: Order::AsGiven,
         }
     }

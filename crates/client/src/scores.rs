@@ -12,6 +12,7 @@ use tonic::{Code, Status};
 
 use crate::answer::results;
 use crate::connector::{Connector, Found};
+use crate::error::retry_after;
 use crate::exchange::Reply;
 use crate::window::{Unanswered, Window};
 use crate::{Answer, Error, Failure, Options, Order, Work};
@@ -21,6 +22,8 @@ pub struct Scores<T> {
     options: Options,
     connector: Connector,
     talk: Option<Talk>,
+    /// The largest item that the gateway takes which was found last.
+    largest: usize,
     /// What is to come; None once all has come, or there is no use in it.
     work: Option<Pin<Box<dyn Stream<Item = Work<T>> + Send>>>,
     window: Window<T>,
@@ -66,9 +69,10 @@ impl<T> Scores<T> {
         found: Found,
         work: Pin<Box<dyn Stream<Item = Work<T>> + Send>>,
     ) -> Self {
+        let largest = found.largest;
         let (talk, window) = (Talk::new(found, connector.reading()), Window::new(options.items, options.bytes));
         let (talk, work, answered) = (Some(talk), Some(work), BTreeMap::new());
-        Self { options, connector, talk, work, window, answered, taken: 0, given: 0, resent: 0 }
+        Self { options, connector, talk, largest, work, window, answered, taken: 0, given: 0, resent: 0 }
     }
 
     /// The next answer; None when there are no more. Whoever drops this future loses nothing.
@@ -111,6 +115,7 @@ impl<T> Scores<T> {
     async fn go_on(&mut self) -> Result<(), Error> {
         if self.talk.is_none() {
             let found = self.connector.connect().await?;
+            self.largest = found.largest;
             self.talk = Some(Talk::new(found, self.connector.reading()));
         }
         let Some(talk) = &mut self.talk else { return Ok(()) };
@@ -154,8 +159,10 @@ impl<T> Scores<T> {
             return;
         };
         let bytes = item.encoded_len();
-        if bytes > self.options.largest {
-            return self.fail(self.taken, token, &item, format!("{bytes} bytes are too large for a gateway"));
+        if bytes > self.largest {
+            let largest = self.largest;
+            let problem = format!("{bytes} bytes are more than the {largest} that the gateway takes (limits.message)");
+            return self.fail(self.taken, token, &item, problem);
         }
         if self.window.is_empty() {
             // there was nothing that could have come of it
@@ -197,7 +204,12 @@ impl<T> Scores<T> {
             self.connector.patience.renew();
         }
         let endpoint = &talk.found.gateway.name;
-        if status.code() == Code::OutOfRange && self.give_up_largest(&status) {
+        let is_too_large = match status.code() {
+            Code::OutOfRange => true,
+            Code::ResourceExhausted => retry_after(&status).is_none(),
+            _ => false,
+        };
+        if is_too_large && self.give_up_largest(&status) {
             tracing::warn!(endpoint, "{}", status.message());
             return Ok(());
         }

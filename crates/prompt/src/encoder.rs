@@ -11,7 +11,7 @@ use crate::cache::Cache;
 use crate::config::{Config, Sources, TemplateSource};
 use crate::input::{Input, Message, Role};
 use crate::template::{self, Template};
-use crate::tokenizer::{self, BosRule, Tokenizer};
+use crate::tokenizer::{self, BosRule, Bound, LONGEST_PART, Tokenizer};
 use crate::{Error, Fault, ItemError, strict};
 
 /// What a call may ask for.
@@ -52,7 +52,7 @@ pub struct Encoded {
     pub ids: Vec<u32>,
     /// What the BOS rule did.
     pub bos: Bos,
-    /// How many tokens there were before truncation, if some were cut off.
+    /// How many tokens there were before truncation, at least, if some were cut off.
     pub truncated_from: Option<usize>,
 }
 
@@ -93,6 +93,11 @@ struct Tokenized {
     head: usize,
 }
 
+/// Memory that tokenizing takes for each byte of what is tokenized at a time: a text that is one word to a tokenizer is the
+/// worst. A test holds it.
+const RATIO: usize = 200;
+/// A longer text is not read to its end, or not at all, where that can be avoided.
+const LONG: usize = 64 << 10;
 /// Shorter heads, in bytes, are not worth a place in the cache.
 const SHORTEST_PROMPT: usize = 128;
 
@@ -178,8 +183,19 @@ impl Encoder {
         self.texts(input, false).into_iter().map(|text| text.map(Cow::into_owned)).collect()
     }
 
+    /// The memory that tokenizing takes in bytes, beside texts and ids, where the longest text has so many bytes.
+    pub fn working_memory(&self, longest: usize) -> usize {
+        let part = if self.tokenizer.cuts_texts() { longest.min(LONGEST_PART) } else { longest };
+        part.saturating_mul(RATIO)
+    }
+
     /// The token ids of each conversation.
     pub fn encode(&self, input: &Input, options: &Options) -> Batch {
+        self.encode_while(input, options, &|| true)
+    }
+
+    /// The same for as long as somebody waits for it; what is not done then is [`Fault::Unwanted`].
+    pub fn encode_while(&self, input: &Input, options: &Options, wanted: &(dyn Fn() -> bool + Sync)) -> Batch {
         if let Input::TokenIds(ids) = input {
             let item = match ids.is_empty() {
                 true => Err(Fault::NoTokenIds.at("token_ids")),
@@ -188,7 +204,8 @@ impl Encoder {
             return Batch { items: vec![item], tokenized_bytes: 0, prompt: 0 };
         }
         let strict = options.strict_special_tokens && !matches!(input, Input::Text(_));
-        let Tokenized { ids, bytes, head } = self.tokenize(self.texts(input, strict), strict);
+        let texts = self.texts(input, strict);
+        let Tokenized { ids, bytes, head } = self.tokenize(texts, options, strict, wanted);
         let finish = |ids| {
             let (ids, bos) = self.apply_bos(ids);
             self.finish(ids, bos, options)
@@ -258,25 +275,70 @@ impl Encoder {
     }
 
     /// Only texts rendered for strict mode can hold markers: elsewhere those characters are a client's own.
-    fn tokenize(&self, texts: Vec<Result<Cow<'_, str>, ItemError>>, strict: bool) -> Tokenized {
+    fn tokenize(
+        &self,
+        mut texts: Vec<Result<Cow<'_, str>, ItemError>>,
+        options: &Options,
+        strict: bool,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Tokenized {
         let is_marked = |text: &str| strict && strict::is_marked(text);
+        let bound = Bound { most: options.max_length.unwrap_or(usize::MAX), wanted };
+        for text in &mut texts {
+            if let Ok(it) = &text
+                && !is_marked(it)
+                && let Some(fault) = self.too_long(it, options)
+            {
+                *text = Err(fault.into());
+            }
+        }
         let good: Vec<&str> = texts.iter().flatten().map(AsRef::as_ref).collect();
         let head = if good.iter().any(|text| is_marked(text)) { "" } else { self.head(&good) };
+        // one that is longer than all that is wanted is no prompt, and not kept
+        let encode_head = || match self.tokenizer.beginning(head, &bound)? {
+            (ids, true) => Ok(ids),
+            (ids, false) => Err(Fault::TooLong { tokens: ids.len(), limit: bound.most }.into()),
+        };
         let (head_ids, mut bytes) = match &self.cache {
-            Some(cache) if head.len() >= SHORTEST_PROMPT => cache.get_or(head, || self.tokenizer.encode(head)),
-            _ => (self.tokenizer.encode(head).map(Arc::from), head.len()),
+            Some(cache) if head.len() >= SHORTEST_PROMPT => cache.get_or(head, encode_head),
+            _ => (encode_head().map(Arc::from), head.len()),
         };
         let mut tokenize = |text: &str| {
             bytes += text.len() - head.len();
             if is_marked(text) {
                 return strict::encode(&self.tokenizer, text);
             }
-            let tail = self.tokenizer.encode(&text[head.len()..])?;
-            Ok([&**head_ids.as_ref().map_err(Clone::clone)?, &tail].concat())
+            match (&head_ids, options.truncate) {
+                (_, Truncate::Left) if text.len() > LONG => Ok(self.tokenizer.end(text, &bound)?.0),
+                (Ok(head_ids), _) => {
+                    let counted = head_ids.len() - self.tokenizer.bos_run(head_ids);
+                    let bound = Bound { most: bound.most.saturating_sub(counted), wanted };
+                    Ok([&**head_ids, &self.tokenizer.beginning(&text[head.len()..], &bound)?.0].concat())
+                }
+                (Err(ItemError { fault: Fault::TooLong { .. }, .. }), Truncate::Left | Truncate::Right) => {
+                    Ok(self.tokenizer.beginning(text, &bound)?.0)
+                }
+                (Err(error), _) => Err(error.clone()),
+            }
         };
         let ids =
             texts.iter().map(|text| text.as_ref().map_err(Clone::clone).and_then(|text| tokenize(text))).collect();
         Tokenized { ids, bytes, head: head_ids.as_ref().map_or(0, |ids| ids.len()) }
+    }
+
+    /// What is wrong with a text that is longer than so many of the longest tokens, however it is tokenized.
+    fn too_long(&self, text: &str, options: &Options) -> Option<Fault> {
+        // of a short one the tokens can as well be counted
+        let is_refused = options.truncate == Truncate::None && text.len() > LONG;
+        let limit = options.max_length.filter(|_| is_refused)?;
+        let longest = self.tokenizer.longest()?;
+        // any number of these become one
+        let counted = match self.bos_rule() {
+            BosRule::One { token, .. } if !token.is_empty() => text.trim_start_matches(token.as_str()),
+            _ => text,
+        };
+        let tokens = counted.len().div_ceil(longest);
+        (tokens > limit).then_some(Fault::TooLong { tokens, limit })
     }
 
     /// What is tokenized for itself: what several texts share; of one text its prompt, if that can be kept.

@@ -109,13 +109,16 @@ pub enum Fault {
     #[error("the text cannot be tokenized: {0}")]
     Tokenizer(String),
     /// More tokens than the limit allows, and truncation is off or would leave nothing.
-    #[error("{tokens} tokens are more than the limit of {limit}")]
+    #[error("at least {tokens} tokens are more than the limit of {limit}")]
     TooLong {
-        /// Tokens of the input, the BOS token included.
+        /// At least so many tokens the input has, the BOS token included: a long text is not read to its end.
         tokens: usize,
         /// The limit in tokens.
         limit: usize,
     },
+    /// Nobody waits for it any more.
+    #[error("nobody waits for it any more")]
+    Unwanted,
     /// A token id that the model has no embedding for.
     #[error("token id {id} is outside the vocabulary of {vocab_size}")]
     TokenId {

@@ -4,6 +4,7 @@
 pub(crate) mod class;
 mod file;
 mod pattern;
+mod slices;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -14,6 +15,7 @@ use tokenizers::{AddedToken, Model, ModelWrapper, NormalizedString, Normalizer, 
 
 use self::class::Class;
 pub(crate) use self::file::File;
+use self::slices::{SLICE, Slices};
 use crate::config::{Config, Decoder, TOKENIZER};
 use crate::{Error, Fault, ItemError};
 
@@ -50,7 +52,22 @@ pub(crate) struct Tokenizer {
     added: Vec<AddedToken>,
     added_text: HashSet<String>,
     newline: Vec<u32>,
+    /// Where long texts are cut; `None` where they stay whole.
+    slices: Option<Slices>,
 }
+
+/// How far a text is read.
+pub(crate) struct Bound<'a> {
+    /// More ids than that are not needed; a BOS token in front does not count.
+    pub(crate) most: usize,
+    /// Whether somebody waits for them.
+    pub(crate) wanted: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// The longest part of a text that is tokenized at a time, in bytes, where texts can be cut.
+pub(crate) const LONGEST_PART: usize = 512 << 10;
+/// What a token stands for where nobody knows, in bytes.
+const TYPICAL: usize = 4;
 
 /// Finds the added tokens of a text.
 struct Cuts {
@@ -106,8 +123,9 @@ impl Tokenizer {
         let added: Vec<_> = inner.get_added_tokens_decoder().into_values().collect();
         let added_text = added.iter().map(|token| token.content.clone()).collect();
         let cuts = if config.split_special_tokens { None } else { cuts(&inner, &added) };
-        let mut tokenizer = Self { cuts, inner, bos, added, added_text, newline: Vec::new() };
+        let mut tokenizer = Self { cuts, inner, bos, added, added_text, newline: Vec::new(), slices: None };
         tokenizer.newline = tokenizer.encode("\n").unwrap_or_default();
+        tokenizer.slices = Slices::new(&tokenizer.inner, &tokenizer.added);
         Ok(tokenizer)
     }
 
@@ -129,6 +147,75 @@ impl Tokenizer {
 
     /// The ids of a text, nothing added.
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, ItemError> {
+        Ok(self.beginning(text, &Bound { most: usize::MAX, wanted: &|| true })?.0)
+    }
+
+    /// Whether long texts are cut.
+    pub(crate) fn cuts_texts(&self) -> bool {
+        self.slices.is_some()
+    }
+
+    /// The most bytes of a text that become one token, if there is such a bound.
+    pub(crate) fn longest(&self) -> Option<usize> {
+        self.slices.as_ref()?.longest()
+    }
+
+    /// How many BOS tokens there are in front.
+    pub(crate) fn bos_run(&self, ids: &[u32]) -> usize {
+        match self.bos {
+            BosRule::One { id: bos, .. } => ids.iter().take_while(|id| **id == bos).count(),
+            BosRule::None => 0,
+        }
+    }
+
+    /// The ids of a text from its beginning on: all, or more than are needed; and whether it is all.
+    pub(crate) fn beginning(&self, text: &str, bound: &Bound<'_>) -> Result<(Vec<u32>, bool), ItemError> {
+        let (mut ids, mut from) = (Vec::new(), 0);
+        while from < text.len() && ids.len() - self.bos_run(&ids) <= bound.most {
+            if !(bound.wanted)() {
+                return Err(Fault::Unwanted.into());
+            }
+            let end = match &self.slices {
+                Some(slices) if text.len() - from > 2 * SLICE => slices.next(&self.inner, text, from + SLICE),
+                _ => text.len(),
+            };
+            if self.slices.is_some() && end - from > LONGEST_PART {
+                let bytes = end - from;
+                return Err(
+                    Fault::Tokenizer(format!("{bytes} bytes of it cannot be cut, {LONGEST_PART} may be")).into()
+                );
+            }
+            ids.extend(self.encode_part(&text[from..end])?);
+            from = end;
+        }
+        Ok((ids, from == text.len()))
+    }
+
+    /// The ids of a text to its end, with the BOS tokens in front of it: all, or more than are needed; and whether it is all.
+    pub(crate) fn end(&self, text: &str, bound: &Bound<'_>) -> Result<(Vec<u32>, bool), ItemError> {
+        let all = Bound { most: usize::MAX, ..*bound };
+        let Some(slices) = &self.slices else { return self.beginning(text, &all) };
+        let (mut front, _) = self.beginning(text, &Bound { most: 0, ..*bound })?;
+        let run = self.bos_run(&front);
+        if run == front.len() {
+            return self.beginning(text, &all);
+        }
+        front.truncate(run);
+        let mut span = bound.most.saturating_mul(TYPICAL).max(SLICE);
+        loop {
+            let from = text.len().checked_sub(span).map_or(0, |from| slices.next(&self.inner, text, from));
+            if from == 0 {
+                return self.beginning(text, &all);
+            }
+            let (ids, _) = self.beginning(&text[from..], &all)?;
+            if ids.len() > bound.most {
+                return Ok(([front, ids].concat(), false));
+            }
+            span = span.saturating_mul(2);
+        }
+    }
+
+    fn encode_part(&self, text: &str) -> Result<Vec<u32>, ItemError> {
         if text.is_empty() {
             return Ok(Vec::new());
         }

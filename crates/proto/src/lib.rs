@@ -2,9 +2,12 @@
 
 mod item;
 mod score;
+mod weight;
 mod words;
 
 pub use prost::Message;
+
+pub use self::weight::weight;
 
 /// The public promise: `proto/assay/v1`.
 #[allow(missing_docs, clippy::all, clippy::too_many_lines, reason = "generated; the documentation is in the protocol")]

@@ -6,6 +6,7 @@
 
 mod backoff;
 pub mod config;
+pub mod descriptors;
 pub mod health;
 pub mod http;
 pub mod metrics;

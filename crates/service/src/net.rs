@@ -66,9 +66,9 @@ pub type Connection = Either<TcpStream, DuplexStream>;
 const BACKLOG: usize = 64;
 /// Bytes on the way inside a process.
 const BUFFER: usize = 256 * 1024;
-/// The window of a stream, and of a connection: a step's answers fit in.
-pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
-pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
+/// The window of a stream, and of a connection, for who dials: a step's answers fit in.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
 
 // === impl Pings ===
 

@@ -5,6 +5,8 @@
 //! handshake, the first head, the next request. Whoever lets it pass is hung up on, and when all places are taken the
 //! one whose time is over first gives way; so nobody is shut out by those who say nothing.
 
+mod intake;
+mod ledger;
 mod places;
 
 use std::convert::Infallible;
@@ -18,7 +20,6 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -34,9 +35,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
+use self::intake::Door;
+pub use self::intake::{Admitted, Intake, Refused};
+use self::ledger::Held;
+pub use self::ledger::Permit;
 use self::places::{Place, Places};
 use crate::config::{BytesText, DurationText};
-use crate::net::{CONNECTION_WINDOW, Connection, Listener, Pings, STREAM_WINDOW};
+use crate::net::{Connection, Listener, Pings};
 
 /// What those who connect may hold of a port, together and each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -67,6 +72,7 @@ pub struct Server {
     limits: Limits,
     pings: Pings,
     tls: Option<TlsAcceptor>,
+    door: Arc<Door>,
 }
 
 /// What is known of the protocol of a connection.
@@ -95,6 +101,14 @@ const QUIET: Duration = Duration::from_secs(10);
 const SMALLEST_HEAD: usize = 8 << 10;
 /// The longest name of a request.
 const LONGEST_ID: usize = 128;
+/// What a client may send of a stream before it is read, and for how many streams more than there may be there is room on a
+/// connection.
+const STREAM_WINDOW: u32 = 128 << 10;
+const SPARE: u32 = 8;
+/// The widest window of HTTP/2.
+const WIDEST: u32 = (1 << 31) - 1;
+/// So many times as many calls as there may be at a time may be taken back before they are looked at.
+const BURST: u32 = 8;
 
 // === impl Limits ===
 
@@ -107,7 +121,7 @@ impl Default for Limits {
             head: Duration::from_secs(10),
             head_size: 64 << 10,
             idle: Duration::from_secs(300),
-            streams: 1024,
+            streams: 256,
         }
     }
 }
@@ -116,7 +130,13 @@ impl Default for Limits {
 
 impl Server {
     pub(crate) fn new(limits: Limits, pings: Pings, tls: Option<Arc<ServerConfig>>) -> Self {
-        Self { limits, pings, tls: tls.map(TlsAcceptor::from) }
+        Self { limits, pings, tls: tls.map(TlsAcceptor::from), door: Arc::new(Door::new(Intake::default())) }
+    }
+
+    /// With other bounds of what is held of messages.
+    #[must_use]
+    pub fn with_intake(self, intake: Intake) -> Self {
+        Self { door: Arc::new(Door::new(intake)), ..self }
     }
 
     /// Answers until the shutdown, and then what was asked by then. If the future is dropped, connections end as in a
@@ -194,8 +214,11 @@ impl Server {
                 Spoken::Http2 => heard.introduced(idle),
             }
         });
-        let asked = Arc::clone(&place);
-        let service = service_fn(move |request| answer(router.clone(), request, asked.ask(idle)));
+        let (asked, door, held) = (Arc::clone(&place), Arc::clone(&self.door), Held::default());
+        let service = service_fn(move |request| {
+            let (request, admitted) = door.admit(request, &held);
+            answer(router.clone(), request, (asked.ask(idle), admitted))
+        });
         let builder = self.builder();
         let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         tokio::select! {
@@ -229,8 +252,10 @@ impl Server {
             .keep_alive_interval(self.pings.interval)
             .keep_alive_timeout(self.pings.timeout)
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            // streams that nobody reads leave room for calls
+            .initial_connection_window_size(streams.saturating_add(SPARE).saturating_mul(STREAM_WINDOW).min(WIDEST))
             .max_header_list_size(u32::try_from(head_size).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(streams.saturating_mul(BURST) as usize)
             .max_concurrent_streams(streams);
         builder
     }
@@ -255,11 +280,11 @@ async fn pause(error: &io::Error, places: &Places, told: &mut Option<Instant>) {
     sleep(PAUSE).await;
 }
 
-/// Answers a request; it is open until its answer is sent, or nobody waits for that any more.
+/// Answers a request; it is open, and held, until its answer is sent, or nobody waits for that any more.
 async fn answer(
     mut router: Router,
-    mut request: Request<Incoming>,
-    open: places::Request,
+    mut request: Request<Body>,
+    open: (places::Request, Admitted),
 ) -> Result<Response<Body>, Infallible> {
     let id = request_id(request.headers());
     request.headers_mut().insert(REQUEST_ID, id.clone());

@@ -5,7 +5,9 @@ use std::io;
 use std::process;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
+use rustix::process::{Signal as Kill, getpid, kill_process};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +20,9 @@ pub struct Shutdown {
 
 /// The status of a process that two signals have ended.
 const INTERRUPTED: i32 = 130;
+
+/// How long the end of a process that two signals have ended may take.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A runtime for signals alone, and the signals.
 struct Signals {
@@ -97,6 +102,15 @@ impl Signals {
         shutdown.begin();
         let name = self.next();
         tracing::warn!(signal = name, "ending at once");
+        // what the libraries of a process do at its exit may never come to an end
+        let kill = thread::Builder::new().spawn(|| {
+            thread::sleep(AT_ONCE);
+            let _ = kill_process(getpid(), Kill::KILL);
+        });
+        // the log has a moment
+        if kill.is_ok() {
+            thread::sleep(AT_ONCE / 20);
+        }
         process::exit(INTERRUPTED);
     }
 

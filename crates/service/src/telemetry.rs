@@ -1,7 +1,9 @@
 //! The log of a process on stderr, and its spans to an OpenTelemetry collector where one is given.
 //!
-//! Spans leave in batches, from a thread and a small runtime of their own: who is traced never waits for a collector.
+//! The log is written by a thread of its own, so that nobody waits for who reads it, or does not. Spans leave in batches, from a thread and a small runtime of their own: who is traced never waits for a collector.
 //! Spans that find no collector are dropped, and the log says once that it is away and once that it is back.
+
+mod queue;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +25,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, fmt, registry};
 
+use self::queue::{Flush, Queue};
 use crate::{net, trace};
 
 /// What a process says of itself while it runs.
@@ -72,7 +75,7 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The system gives no thread for the export of spans.
+    /// The system gives no thread for the log, or for the export of spans.
     #[error("no runtime for telemetry: {0}")]
     Runtime(io::Error),
     /// There is a log.
@@ -80,10 +83,11 @@ pub enum Error {
     Started,
 }
 
-/// Sends the last spans when it is dropped, for which it waits a few seconds at most.
+/// Sends the last spans when it is dropped, for which it waits a few seconds at most, and writes the last lines.
 #[must_use = "spans are sent until it is dropped"]
 pub struct Guard {
     spans: Option<Spans>,
+    log: Option<Flush>,
 }
 
 struct Spans {
@@ -118,8 +122,10 @@ impl Default for Telemetry {
 /// # Errors
 /// If the filter or the endpoint is none, or a log has been started. A collector that is away is no error.
 pub fn init(telemetry: &Telemetry, service: &'static str, ansi: bool) -> Result<Guard, Error> {
-    let (log, guard) = build(telemetry, service, ansi, io::stderr)?;
+    let (queue, flush) = Queue::start(io::stderr()).map_err(Error::Runtime)?;
+    let (log, mut guard) = build(telemetry, service, ansi, queue)?;
     dispatcher::set_global_default(log).map_err(|_| Error::Started)?;
+    guard.log = Some(flush);
     Ok(guard)
 }
 
@@ -138,13 +144,13 @@ where
     };
     let log = registry().with(log.with_filter(filter));
     let Some(endpoint) = &telemetry.otlp else {
-        return Ok((Dispatch::new(log), Guard { spans: None }));
+        return Ok((Dispatch::new(log), Guard { spans: None, log: None }));
     };
     let spans = Spans::export_to(endpoint, service)?;
     let tracer = spans.provider.tracer(service);
     let layer = tracing_opentelemetry::layer().with_tracer(tracer).with_threads(false);
     let exported = Targets::new().with_default(LevelFilter::INFO).with_target(trace::STAGE, LevelFilter::DEBUG);
-    Ok((Dispatch::new(log.with(layer.with_filter(exported))), Guard { spans: Some(spans) }))
+    Ok((Dispatch::new(log.with(layer.with_filter(exported))), Guard { spans: Some(spans), log: None }))
 }
 
 // === impl Spans ===
@@ -203,6 +209,7 @@ impl Drop for Guard {
             let _ = provider.shutdown_with_timeout(LAST_FLUSH);
             runtime.shutdown_background();
         }
+        drop(self.log.take());
     }
 }
 

@@ -9,19 +9,20 @@ use std::time::Duration;
 use discovery::Registry;
 use service::Network;
 use service::axum::Router;
+use service::axum::http::HeaderName;
 use service::config::Unusable;
 use service::net::Listener;
-use service::server::Server;
+use service::server::{Intake, Server};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 
 use crate::core::{Gateway as Core, Limits, Settings, Terms};
-use crate::entrance::{Entrance, Model};
+use crate::entrance::{Entrance, Model, Names};
 use crate::grpc;
 use crate::http::{self, Door};
 use crate::observer::Observer;
-use crate::options::{STEP_TOKENS, ServedModel, ServiceLimits, ServiceOptions};
+use crate::options::{STEP_TOKENS, ServedModel, ServiceLimits, ServiceOptions, TENANT_KEY};
 use crate::replicas::{self, Dialer};
 use crate::runner::Runner;
 use crate::tokenizers::Tokenizers;
@@ -60,6 +61,15 @@ pub enum ServeError {
     /// Reflection does not know its own protocol.
     #[error(transparent)]
     Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// How serving came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All that was accepted is finished.
+    Finished,
+    /// Some of it was not finished in time.
+    GaveUp,
 }
 
 /// How long connections may take to close after everything on them was answered or given up.
@@ -120,6 +130,8 @@ impl Gateway {
             tenants,
             default_timeout: limits.timeout,
             stream_items: limits.stream_items.get(),
+            largest: limits.message,
+            names: Names::default(),
             lanes: AtomicU64::new(0),
             ending: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -130,6 +142,17 @@ impl Gateway {
     /// The window to it.
     pub fn observer(&self) -> Observer {
         self.observer.clone()
+    }
+
+    /// What it holds of clients' messages.
+    fn intake(&self) -> Intake {
+        Intake {
+            message: self.limits.message,
+            setting: "limits.message",
+            held: self.limits.queue_bytes,
+            tenant: Some(HeaderName::from_static(TENANT_KEY)),
+            weigh: proto::weight,
+        }
     }
 
     /// All that it answers, and `others` beside: gRPC, dialects of HTTP and the page.
@@ -143,8 +166,8 @@ impl Gateway {
         Ok(routes.fallback(http::nothing).merge(http::routes(door)))
     }
 
-    /// Serves clients beside `others` (health, say) until `shutdown`, once. Then it accepts nothing more, finishes what it
-    /// has accepted as long as the drain timeout allows, and ends.
+    /// Serves clients beside `others` (health, say) until `shutdown`, once. After some time as a lame duck it accepts
+    /// nothing more, finishes what it has accepted as long as the drain timeout allows, and ends; says how.
     ///
     /// # Errors
     /// If reflection does not know its own protocol.
@@ -154,21 +177,23 @@ impl Gateway {
         others: Routes,
         listener: Listener,
         shutdown: CancellationToken,
-    ) -> Result<(), ServeError> {
+    ) -> Result<Ended, ServeError> {
         let Entrance { ending, ended, .. } = &*self.entrance;
+        let server = server.with_intake(self.intake());
         let mut serving = pin!(server.serve(listener, self.routes(others)?, ending.clone()));
         let late = async {
             shutdown.cancelled().await;
+            sleep(self.limits.lame_duck).await;
             ending.cancel();
             sleep(self.limits.drain).await;
         };
         tokio::select! {
-            () = &mut serving => return Ok(()),
+            () = &mut serving => return Ok(Ended::Finished),
             () = late => tracing::warn!("what was accepted is not finished in time, and is given up"),
         }
         ended.cancel();
         // whoever does not read what it is told is not waited for
         let _ = timeout(LAST_WORDS, serving).await;
-        Ok(())
+        Ok(Ended::GaveUp)
     }
 }

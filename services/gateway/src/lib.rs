@@ -28,7 +28,7 @@ mod replicas;
 mod runner;
 mod tokenizers;
 
-pub use self::gateway::{Gateway, ServeError, StartError};
+pub use self::gateway::{Ended, Gateway, ServeError, StartError};
 pub use self::metrics::BUCKETS;
 pub use self::observer::Observer;
 pub use self::options::{ServedModel, ServiceLimits, ServiceOptions, TENANT_KEY, Tenants};

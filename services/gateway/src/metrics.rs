@@ -71,6 +71,13 @@ pub(crate) fn stage(model: &str, stage: Stage, time: Duration) {
     histogram!("assay_gateway_stage_seconds", "model" => model.to_owned(), "stage" => name).record(time);
 }
 
+/// So many jobs, with so many bytes of text, wait to be tokenized, and what is being tokenized takes so much memory.
+pub(crate) fn tokenizers(jobs: usize, bytes: u64, memory: usize) {
+    gauge!("assay_gateway_tokenizer_waiting_jobs").set(jobs as f64);
+    gauge!("assay_gateway_tokenizer_waiting_bytes").set(bytes as f64);
+    gauge!("assay_gateway_tokenizer_memory_bytes").set(memory as f64);
+}
+
 /// Lookups in the prompt cache, since the start.
 pub(crate) fn prompt_cache(model: &str, (hits, misses): (u64, u64)) {
     counter!("assay_gateway_prompt_cache_hits_total", "model" => model.to_owned()).absolute(hits);

@@ -42,6 +42,9 @@ pub struct ServiceLimits {
     pub queue_tokens: u64,
     /// Conversations that wait or are computed, for each model.
     pub queue_conversations: u64,
+    /// Bytes of clients' messages, from before they are read until they are answered; four times `message` or more.
+    #[serde(with = "BytesText")]
+    pub queue_bytes: usize,
     /// The largest message that is read from a client.
     #[serde(with = "BytesText")]
     pub message: usize,
@@ -55,6 +58,9 @@ pub struct ServiceLimits {
     /// How long a call may take that does not say.
     #[serde(with = "DurationText")]
     pub timeout: Duration,
+    /// How long new calls are still taken after the gateway was told to end, so that whoever balances load can look away.
+    #[serde(with = "DurationText")]
+    pub lame_duck: Duration,
     /// How long accepted work may go on after the gateway was told to end.
     #[serde(with = "DurationText")]
     pub drain: Duration,
@@ -102,11 +108,13 @@ impl Default for ServiceLimits {
         Self {
             queue_tokens: 64_000_000,
             queue_conversations: 1_000_000,
-            message: 64 << 20,
+            queue_bytes: 256 << 20,
+            message: 8 << 20,
             stream_items: NonZeroUsize::MIN.saturating_add(1023),
             prompt_cache: 64 << 20,
             tokenizer_threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             timeout: Duration::from_secs(600),
+            lame_duck: Duration::ZERO,
             drain: Duration::from_secs(30),
         }
     }
@@ -121,6 +129,8 @@ impl ServiceLimits {
         ensure(self.queue_tokens > 0, "limits.queue_tokens", "at least 1")?;
         ensure(self.queue_conversations > 0, "limits.queue_conversations", "at least 1")?;
         ensure(self.message > 0, "limits.message", "more than 0B")?;
+        let least = self.message.saturating_mul(4);
+        ensure(self.queue_bytes >= least, "limits.queue_bytes", "at least four times limits.message")?;
         ensure(self.tokenizer_threads.get() <= MOST_THREADS, "limits.tokenizer_threads", "at most 1024")?;
         ensure(!self.timeout.is_zero(), "limits.timeout", "more than 0s")
     }

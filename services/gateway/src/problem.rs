@@ -181,6 +181,7 @@ impl From<&ItemError> for Problem {
             Fault::Refused(_) | Fault::TemplateFailed(_) => Code::Template,
             Fault::Tokenizer(_) => Code::Tokenizer,
             Fault::TooLong { .. } => Code::TooLong,
+            Fault::Unwanted => Code::DeadlineExceeded,
             Fault::TokenId { .. } => Code::TokenId,
             Fault::Strict(_) => Code::SpecialToken,
         };

@@ -43,6 +43,8 @@ pub(crate) struct Behaviour {
     pub(crate) ready: u32,
     /// What is served.
     pub(crate) models: Vec<&'static str>,
+    /// The largest message, if it says.
+    pub(crate) largest: u64,
 }
 
 /// What a fake gateway has seen.
@@ -93,6 +95,7 @@ impl Default for Behaviour {
             refuses: None,
             ready: 1,
             models: vec!["fake"],
+            largest: 0,
         }
     }
 }
@@ -304,7 +307,8 @@ impl RewardService for Service {
             replicas_ready: behaviour.ready,
             ..v1::Model::default()
         };
-        Ok(Response::new(v1::ListModelsResponse { models: behaviour.models.iter().map(model).collect() }))
+        let models = behaviour.models.iter().map(model).collect();
+        Ok(Response::new(v1::ListModelsResponse { models, largest_message: behaviour.largest }))
     }
 }
 

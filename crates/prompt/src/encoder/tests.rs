@@ -271,7 +271,7 @@ fn too_long_names_both_lengths_or_is_cut_on_the_chosen_side() {
     assert_eq!(cut(tokens, Truncate::None).unwrap().truncated_from, None);
     assert_eq!(cut(tokens - 1, Truncate::None), too_long(tokens - 1));
     let message = cut(7, Truncate::None).unwrap_err().to_string();
-    assert_eq!(message, format!("{tokens} tokens are more than the limit of 7"));
+    assert_eq!(message, format!("at least {tokens} tokens are more than the limit of 7"));
     let right = cut(7, Truncate::Right).unwrap();
     assert_eq!((right.ids.as_slice(), right.truncated_from), (&whole[..7], Some(tokens)));
     let left = cut(7, Truncate::Left).unwrap();

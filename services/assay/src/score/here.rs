@@ -25,8 +25,8 @@ const LINGER: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Nobody waits longer.
 const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Nothing that a line holds is larger.
-const LARGEST: usize = 1 << 30;
+/// Nothing that a line holds is larger: a line has 64 MB at most.
+const LARGEST: usize = 66 << 20;
 /// A conversation seldom has fewer tokens.
 const SHORT: usize = 4;
 /// Where the gateway is, on a network of its own.
@@ -61,7 +61,7 @@ impl Plan {
 
     /// What suits a gateway that serves nobody else.
     pub(super) fn options(&self, options: client::Options) -> client::Options {
-        let mut options = client::Options { patience: PATIENCE, largest: LARGEST, ..options };
+        let mut options = client::Options { patience: PATIENCE, ..options };
         options.items = self.gateway.limits.stream_items.get();
         options.reading.model.clear();
         options
@@ -98,7 +98,8 @@ fn gateway(served: ServedModel, budget: usize) -> ServiceOptions {
     let limits = ServiceLimits {
         queue_tokens: u64::MAX / 4,
         queue_conversations: u64::MAX / 4,
-        message: usize::MAX,
+        message: LARGEST,
+        queue_bytes: 4 * LARGEST,
         stream_items: NonZeroUsize::new(items).unwrap_or(NonZeroUsize::MIN),
         // lines come to the replica in their order, and what reads them takes no core from what computes
         tokenizer_threads: NonZeroUsize::MIN,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
-use gateway::{Gateway, Observer};
+use gateway::{Ended, Gateway, Observer};
 use service::net::Listener;
 use service::server::Server;
 use service::{Health, Shutdown, http};
@@ -48,7 +48,7 @@ pub(super) async fn serve(
     server: Server,
     listener: Listener,
     (health, shutdown): (Health, Shutdown),
-) -> Result<()> {
+) -> Result<Ended> {
     let observer = gateway.observer();
     tell(&health, observer.is_ready()).await;
     tracing::info!(address = listener.address(), "the gateway serves");

@@ -11,11 +11,12 @@ mod up;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
+use ::gateway::Ended;
 use anyhow::{Context as _, Result};
 use service::axum::Router;
 use service::server::Limits;
 use service::telemetry::{self, Guard, Telemetry};
-use service::{Health, Metrics, Network, Shutdown, http};
+use service::{Health, Metrics, Network, Shutdown, descriptors, http};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,7 @@ pub(crate) use self::gateway::run as gateway;
 pub(crate) use self::in_process::InProcess;
 pub(crate) use self::shard::run as shard;
 pub(crate) use self::up::run as up;
+use crate::SOME_FAILED;
 
 /// What every service runs in.
 struct Process {
@@ -41,17 +43,21 @@ impl Process {
         let guard = telemetry::init(telemetry, service, ansi)?;
         let metrics = Metrics::install(&buckets())?;
         let shutdown = Shutdown::on_signals().context("cannot watch for signals")?;
+        descriptors::raise();
         Ok(Self { shutdown, metrics, _telemetry: guard })
     }
 
     /// Runs a service to its end.
-    fn run(self, serve: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<ExitCode> {
+    fn run(self, serve: impl AsyncFnOnce(&Self) -> Result<Ended>) -> Result<ExitCode> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start threads")?;
         let outcome = runtime.block_on(serve(&self));
         // a thread that loads weights is not waited for
         runtime.shutdown_background();
-        outcome.map(|()| ExitCode::SUCCESS)
+        outcome.map(|ended| match ended {
+            Ended::Finished => ExitCode::SUCCESS,
+            Ended::GaveUp => ExitCode::from(SOME_FAILED),
+        })
     }
 
     /// Opens the admin port, unless there is to be none. It stays open while what was accepted is finished.

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use gateway::Ended;
 use proto::shard::v1::RankState;
 use service::Health;
 use service::axum::Router;
@@ -35,7 +36,8 @@ pub(crate) fn run(args: &args::Shard, log: Option<&str>) -> Result<ExitCode> {
         let watching = tokio::spawn(watch(&worker, health.clone()));
         let served = worker.run(listener, Routes::new(health.service()), process.shutdown.token()).await;
         watching.abort();
-        Ok(served?)
+        served?;
+        Ok(Ended::Finished)
     })
 }
 

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use gateway::Ended;
 use service::{Health, http};
 
 use super::args::Up;
@@ -42,17 +43,18 @@ pub(crate) fn run(args: &Up, log: Option<&str>) -> Result<ExitCode> {
         process.http(&settings.http, &health, moved).await?;
         tokio::select! {
             ready = cluster.ready() => ready?,
-            () = process.shutdown.begun() => return Ok(()),
+            () = process.shutdown.begun() => return Ok(Ended::Finished),
         }
         let listener = public.listen(listen).await.with_context(|| format!("cannot listen at {listen}"))?;
         address.get_or_init(|| listener.address().to_owned());
         let (gateway, server) = (cluster.gateway(), public.server(settings.connections));
-        tokio::select! {
+        let ended = tokio::select! {
             served = serve(&gateway, server, listener, (health, process.shutdown.clone())) => served?,
             error = cluster.failed() => return Err(error),
-        }
-        // the gateway has finished what it had accepted
-        cluster.leave().await
+        };
+        // the gateway has finished what it had accepted, or given it up
+        cluster.leave().await?;
+        Ok(ended)
     })
 }
 

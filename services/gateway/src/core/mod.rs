@@ -30,6 +30,7 @@ pub use self::admission::{Limits, Refusal, Scope};
 pub use self::event::{Action, Answer, Event, Failure, Outcome, Reply, Score};
 pub use self::gateway::{Gateway, Settings, Stats, Waiting};
 pub use self::ledger::Dispatch;
+pub(crate) use self::queue::FairQueue;
 pub use self::queue::Share;
 pub use self::replica::{
     LinkId, News, NoLink, Rank, Record, ReplicaId, ReplicaView, Role, Serving, Terms, Version, Welcome, why_none,

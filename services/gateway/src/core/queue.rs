@@ -1,4 +1,5 @@
-//! Whose turn it is: a queue that is fair by tokens between tenants, and takes turns within a tenant.
+//! Whose turn it is: a queue that is fair by tokens between tenants, and takes turns within a tenant. What is tokenized
+//! waits in one too, where bytes are the tokens.
 //!
 //! Between tenants it is start-time fair queueing. A tenant's next piece has a start on a virtual clock, in tokens by
 //! weight; the earliest start goes first, moves the clock there, and puts off the tenant's next start by what the piece

@@ -47,7 +47,9 @@ const FAR: Duration = Duration::from_secs(30 * 24 * 3600);
 impl Entrance {
     /// Who makes a call that comes in now with these headers; `timeout` is how long the client says that it listens.
     pub(crate) fn caller(&self, headers: &HeaderMap, timeout: Option<Duration>) -> Result<Caller, Problem> {
-        Caller::new(headers, timeout, &self.tenants, self.default_timeout)
+        let caller = Caller::new(headers, timeout, &self.tenants, self.default_timeout)?;
+        let tenant = self.names.of(&caller.tenant, &self.tenants, caller.received);
+        Ok(Caller { tenant, ..caller })
     }
 }
 

@@ -11,6 +11,8 @@ pub(crate) struct Given {
     pub(crate) conversations: usize,
     /// Bytes that are in hand for it while it is tokenized, about.
     pub(super) bytes: usize,
+    /// Bytes of the longest text that is tokenized for it, about.
+    pub(super) longest: usize,
     pub(crate) input: Result<Input, ItemError>,
 }
 
@@ -23,7 +25,8 @@ impl Given {
     /// So many conversations.
     pub(crate) fn new(conversations: usize, input: Result<Input, ItemError>) -> Self {
         let bytes = conversations.saturating_mul(EACH).saturating_add(input.as_ref().map_or(0, bytes));
-        Self { conversations, bytes, input }
+        let longest = input.as_ref().map_or(0, longest);
+        Self { conversations, bytes, longest, input }
     }
 
     /// Refuses more conversations of one call than there is room for, before any of them is read.
@@ -48,6 +51,19 @@ fn bytes(input: &Input) -> usize {
         Input::Group { prompt, responses } => {
             let responses_bytes: usize = responses.iter().map(String::len).sum();
             turns(prompt).saturating_mul(responses.len()).saturating_add(responses_bytes)
+        }
+    }
+}
+
+/// The longest of these texts.
+fn longest(input: &Input) -> usize {
+    let turns = |messages: &[Message]| messages.iter().map(Message::bytes).sum::<usize>();
+    match input {
+        Input::Messages(messages) => turns(messages),
+        Input::Text(text) => text.len(),
+        Input::TokenIds(_) => 0,
+        Input::Group { prompt, responses } => {
+            turns(prompt).saturating_add(responses.iter().map(String::len).max().unwrap_or_default())
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod caller;
 mod given;
+mod names;
 mod scoring;
 mod tokenize;
 
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::caller::Caller;
 pub(crate) use self::given::Given;
+pub(crate) use self::names::Names;
 pub(crate) use self::scoring::{Answer, Scored, Times, Turn};
 pub(crate) use self::tokenize::Shown;
 use crate::core::LaneId;
@@ -43,8 +45,12 @@ pub(crate) struct Entrance {
     pub(crate) models: BTreeMap<String, Arc<Model>>,
     pub(crate) tokenizers: Tokenizers,
     pub(crate) tenants: Arc<Tenants>,
+    /// The tenants that are told apart.
+    pub(crate) names: Names,
     pub(crate) default_timeout: Duration,
     pub(crate) stream_items: usize,
+    /// The largest message of a client.
+    pub(crate) largest: usize,
     pub(crate) lanes: AtomicU64,
     /// Nothing new is accepted.
     pub(crate) ending: CancellationToken,

@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
 use super::{Caller, Entrance, Given, Model, Reading};
-use crate::core::{Failure, Item, LaneId, Outcome, Refusal, Score};
+use crate::core::{Failure, Item, LaneId, Outcome, Refusal, Score, Share};
 use crate::metrics::{self, Owner, Stage};
 use crate::problem::Problem;
 use crate::runner::{Ask, Unanswered};
-use crate::tokenizers::Wanted;
+use crate::tokenizers::{Load, ROOM, Wanted};
 
 /// How a call, or an item of a stream, takes its turn.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +65,8 @@ struct Draft {
 /// An answer for each conversation of what was given, and those that have to be computed.
 type Encoded = (Vec<Answer>, Vec<usize>, Option<Item>);
 
+/// Longer texts of one call are tokenized one after the other: each may take much memory.
+const LONG: usize = 32 << 10;
 /// Bytes of token ids that are looked at where they are: to hand them to another thread would take longer.
 const AT_ONCE: usize = 256 << 10;
 
@@ -92,7 +94,7 @@ impl Entrance {
         let model = &reading.model;
         let owner = Owner { model: model.name.clone(), tenant: self.tenants.label(caller.tenant.as_str()) };
         metrics::items(&owner, given.len() as u64);
-        let Draft { mut answers, work, places } = self.draft(caller, reading, given).await?;
+        let Draft { mut answers, work, places } = self.draft(caller, reading, given, turn.lane).await?;
         metrics::stage(&model.name, Stage::Tokenize, caller.received.elapsed());
         metrics::prompt_cache(&model.name, model.encoder.cache_hits_and_misses());
         let mut times = Times { before: caller.received.elapsed(), ..Times::default() };
@@ -114,21 +116,43 @@ impl Entrance {
         Ok(Scored { answers, times })
     }
 
-    /// Renders and tokenizes.
-    async fn draft(&self, caller: &Caller, reading: &Reading, given: Vec<Given>) -> Result<Draft, Problem> {
+    /// What it takes to tokenize: of memory, what is rendered with its ids, and what the threads work on.
+    pub(super) fn load(&self, caller: &Caller, lane: LaneId, model: &Model, given: &[Given]) -> Load {
         let bytes = given.iter().fold(0, |sum: usize, given| sum.saturating_add(given.bytes));
+        let longest = longest(given);
+        let at_a_time = if longest > LONG { 1 } else { given.len().min(self.tokenizers.threads()) };
+        let work = model.encoder.working_memory(longest).saturating_mul(at_a_time);
+        let memory = bytes.saturating_add(if longest > LONG { work } else { work.min(ROOM / 2) });
+        Load { share: Share { tenant: caller.tenant.clone(), weight: caller.weight, lane }, bytes, memory }
+    }
+
+    /// Renders and tokenizes.
+    async fn draft(
+        &self,
+        caller: &Caller,
+        reading: &Reading,
+        given: Vec<Given>,
+        lane: LaneId,
+    ) -> Result<Draft, Problem> {
+        let load = self.load(caller, lane, &reading.model, &given);
+        let memory = load.memory;
         let Reading { model, options } = reading.clone();
-        let encoded = if bytes <= AT_ONCE && given.iter().all(Given::is_tokenized) {
-            given.iter().map(|given| encode(&model, &options, given)).collect()
+        let encoded = if load.bytes <= AT_ONCE && given.iter().all(Given::is_tokenized) {
+            given.iter().map(|given| encode(&model, &options, given, &|| true)).collect()
         } else {
             let job = move |wanted: &dyn Wanted| {
-                let encode = |given: Given| {
-                    if wanted.is_wanted() { encode(&model, &options, &given) } else { Encoded::default() }
+                let is_wanted = || wanted.is_wanted();
+                let encode = |given: Given| match is_wanted() {
+                    true => encode(&model, &options, &given, &is_wanted),
+                    false => Encoded::default(),
                 };
-                given.into_par_iter().map(encode).collect::<Vec<_>>()
+                match longest(&given) > LONG {
+                    true => given.into_iter().map(encode).collect::<Vec<_>>(),
+                    false => given.into_par_iter().map(encode).collect(),
+                }
             };
-            let encoded = self.tokenizers.run(bytes, caller.deadline, job).await;
-            encoded.map_err(|undone| Problem::untokenized(undone, bytes))?
+            let encoded = self.tokenizers.run(load, caller.deadline, job).await;
+            encoded.map_err(|undone| Problem::untokenized(undone, memory))?
         };
         let mut draft = Draft { answers: Vec::with_capacity(encoded.len()), work: Vec::new(), places: Vec::new() };
         for (number, (answers, places, item)) in encoded.into_iter().enumerate() {
@@ -186,9 +210,9 @@ async fn why_none(model: &Model, outcomes: &[Outcome]) -> Option<String> {
     None
 }
 
-fn encode(model: &Model, options: &prompt::Options, given: &Given) -> Encoded {
+fn encode(model: &Model, options: &prompt::Options, given: &Given, wanted: &(dyn Fn() -> bool + Sync)) -> Encoded {
     let batch = match &given.input {
-        Ok(input) => model.encoder.encode(input, options),
+        Ok(input) => model.encoder.encode_while(input, options, wanted),
         Err(error) => prompt::Batch { items: vec![Err(error.clone())], tokenized_bytes: 0, prompt: 0 },
     };
     let mut answers = Vec::with_capacity(given.conversations);
@@ -209,6 +233,10 @@ fn encode(model: &Model, options: &prompt::Options, given: &Given) -> Encoded {
     }
     let item = (!ids.is_empty()).then(|| Item::new(&ids, batch.prompt));
     (answers, places, item)
+}
+
+fn longest(given: &[Given]) -> usize {
+    given.iter().map(|given| given.longest).max().unwrap_or_default()
 }
 
 fn count(owner: &Owner, answers: &[Vec<Answer>], times: Times) {

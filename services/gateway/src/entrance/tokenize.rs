@@ -25,22 +25,25 @@ impl Entrance {
         reading: &Reading,
         given: Vec<Given>,
     ) -> Result<Vec<Vec<Shown>>, Problem> {
-        let bytes = given.iter().fold(0, |sum: usize, given| sum.saturating_add(given.bytes));
         // the text is shown beside what is made of it
-        let bytes = bytes.saturating_mul(2);
+        let texts = given.iter().fold(0, |sum: usize, given| sum.saturating_add(given.bytes));
+        let mut load = self.load(caller, self.turn(false).lane, &reading.model, &given);
+        load.memory = load.memory.saturating_add(texts);
+        let memory = load.memory;
         let Reading { model, options } = reading.clone();
         let job = move |wanted: &dyn Wanted| {
-            let show = |given: Given| if wanted.is_wanted() { show(&model, &options, &given) } else { Vec::new() };
+            let is_wanted = || wanted.is_wanted();
+            let show = |given: Given| if is_wanted() { show(&model, &options, &given, &is_wanted) } else { Vec::new() };
             given.into_par_iter().map(show).collect()
         };
-        let shown = self.tokenizers.run(bytes, caller.deadline, job).instrument(caller.span.clone()).await;
-        shown.map_err(|undone| Problem::untokenized(undone, bytes))
+        let shown = self.tokenizers.run(load, caller.deadline, job).instrument(caller.span.clone()).await;
+        shown.map_err(|undone| Problem::untokenized(undone, memory))
     }
 }
 
-fn show(model: &Model, options: &prompt::Options, given: &Given) -> Vec<Shown> {
+fn show(model: &Model, options: &prompt::Options, given: &Given, wanted: &(dyn Fn() -> bool + Sync)) -> Vec<Shown> {
     let (encoded, texts) = match &given.input {
-        Ok(input) => (model.encoder.encode(input, options).items, model.encoder.render(input)),
+        Ok(input) => (model.encoder.encode_while(input, options, wanted).items, model.encoder.render(input)),
         Err(error) => (vec![Err(error.clone())], Vec::new()),
     };
     let conversation = |number| {

@@ -137,7 +137,7 @@ impl RewardService for Rewards {
             false => self.caller(&request),
         };
         match caller {
-            Ok(caller) => Ok(Response::new(stream::start(self.clone(), caller, request.into_inner(), counted))),
+            Ok(caller) => Ok(Response::new(stream::start(self.clone(), caller, request, counted))),
             Err(problem) => {
                 counted.with(problem.call());
                 Err(problem.into())
@@ -155,7 +155,7 @@ impl RewardService for Rewards {
     ) -> Result<Response<v1::ListModelsResponse>, Status> {
         let models = self.0.models.values().map(|model| listed(model)).collect();
         Counted::new("ListModels").with(tonic::Code::Ok);
-        Ok(Response::new(v1::ListModelsResponse { models }))
+        Ok(Response::new(v1::ListModelsResponse { models, largest_message: self.0.largest as u64 }))
     }
 }
 

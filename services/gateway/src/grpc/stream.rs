@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use proto::v1;
+use service::server::{Admitted, Permit};
 use service::trace::STAGE;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use super::{Rewards, convert};
 use crate::entrance::{Caller, Counted, Reading, Scored, Turn};
@@ -26,6 +27,8 @@ struct Session {
     turn: Turn,
     /// How the next item without options is read.
     reading: Result<Reading, Problem>,
+    /// Room for the item that has just been read.
+    admitted: Admitted,
     /// Items that have no answer.
     open: HashSet<u64>,
 }
@@ -37,13 +40,15 @@ const PENDING: usize = 64;
 pub(super) fn start(
     rewards: Rewards,
     caller: Caller,
-    inbound: Streaming<v1::ScoreStreamRequest>,
+    request: Request<Streaming<v1::ScoreStreamRequest>>,
     counted: Counted,
 ) -> ReceiverStream<Answer> {
+    let admitted = request.extensions().get::<Admitted>().cloned().unwrap_or_default();
+    let inbound = request.into_inner();
     let (answers, outbound) = mpsc::channel(PENDING);
     let turn = rewards.0.turn(true);
     let reading = rewards.reading(None);
-    let session = Session { rewards, caller, turn, reading, open: HashSet::new() };
+    let session = Session { rewards, caller, turn, reading, admitted, open: HashSet::new() };
     tokio::spawn(async move {
         let ended = session.run(inbound, &answers).await;
         counted.with(ended.as_ref().err().map_or(Code::Ok, Status::code));
@@ -72,7 +77,8 @@ impl Session {
         while reading || !work.is_empty() {
             tokio::select! {
                 Some(answer) = work.next(), if !work.is_empty() => {
-                    let answer: v1::ScoreStreamResponse = answer;
+                    // what was held of the item is let go of once its answer is on the way
+                    let (answer, _held): (v1::ScoreStreamResponse, Option<Permit>) = answer;
                     self.open.remove(&answer.id);
                     tokio::select! {
                         sent = answers.send(Ok(answer)) => sent.map_err(|_| gone())?,
@@ -96,7 +102,8 @@ impl Session {
     fn open(
         &mut self,
         request: v1::ScoreStreamRequest,
-    ) -> Result<impl Future<Output = v1::ScoreStreamResponse> + use<>, Problem> {
+    ) -> Result<impl Future<Output = (v1::ScoreStreamResponse, Option<Permit>)> + use<>, Problem> {
+        let held = self.admitted.take();
         let v1::ScoreStreamRequest { id, item, options } = request;
         if !self.open.insert(id) {
             return Err(Problem::bad_request("id", format!("the item {id} has no answer yet")));
@@ -121,7 +128,7 @@ impl Session {
                 }
                 Err(problem) => (Some(convert::refused(conversations, problem)), v1::Timing::default()),
             };
-            v1::ScoreStreamResponse { id, item, timing: Some(timing) }
+            (v1::ScoreStreamResponse { id, item, timing: Some(timing) }, held)
         })
     }
 }

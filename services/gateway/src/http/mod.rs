@@ -1,9 +1,10 @@
 //! HTTP: dialects over the [`Entrance`], a file each. A dialect is its routes: it reads a body as what is given, asks the
-//! entrance, and writes answers or a [`Problem`] as its clients know them; it knows no other dialect and no core.
+//! entrance, and writes answers or a [`Problem`](crate::problem::Problem) as its clients know them; it knows no other dialect and no core.
 
 mod page;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use service::axum::extract::Request;
 use service::axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
@@ -14,7 +15,6 @@ use tonic::Status;
 
 use crate::entrance::Entrance;
 use crate::observer::Observer;
-use crate::problem::Problem;
 
 /// What dialects stand on.
 pub(crate) struct Door {
@@ -47,7 +47,6 @@ pub(crate) async fn nothing(request: Request) -> Response {
 }
 
 /// When it is worth to come back, as a header.
-fn retry_after(problem: &Problem) -> Option<[(HeaderName, String); 1]> {
-    let delay = problem.retry_after?;
-    Some([(RETRY_AFTER, delay.as_secs_f64().ceil().to_string())])
+fn in_seconds(delay: Option<Duration>) -> Option<[(HeaderName, String); 1]> {
+    Some([(RETRY_AFTER, delay?.as_secs_f64().ceil().to_string())])
 }

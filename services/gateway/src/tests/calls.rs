@@ -70,7 +70,7 @@ async fn what_fails_does_not_take_its_siblings_with_it() {
     let found: Vec<_> = results.iter().map(|result| (result.status(), &*result.error)).collect();
     let robot = "items[0].messages[1].role: unknown role \"robot\", known are system, developer, user, assistant, tool";
     let tokens = results[2].tokens;
-    let long = format!("items[1].responses[1]: {tokens} tokens are more than the limit of {LONGEST}");
+    let long = format!("items[1].responses[1]: at least {tokens} tokens are more than the limit of {LONGEST}");
     assert!(tokens > 1000);
     let expected = [
         (Status::Invalid, robot),

@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 
 use super::fake::{DIGEST, Fake, VOCAB};
 use crate::core::Routing;
-use crate::{Gateway, Observer, ServeError, ServedModel, ServiceLimits, ServiceOptions};
+use crate::{Ended, Gateway, Observer, ServeError, ServedModel, ServiceLimits, ServiceOptions};
 
 pub(super) const LONGEST: usize = 512;
 
@@ -32,7 +32,7 @@ pub(super) struct Cluster {
     pub(super) client: RewardServiceClient<Channel>,
     pub(super) channel: Channel,
     pub(super) shutdown: CancellationToken,
-    pub(super) serving: JoinHandle<Result<(), ServeError>>,
+    pub(super) serving: JoinHandle<Result<Ended, ServeError>>,
 }
 
 pub(super) fn golden(file: &str) -> Vec<u8> {

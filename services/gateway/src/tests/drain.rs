@@ -11,7 +11,7 @@ use tonic::Code;
 
 use super::cluster::*;
 use super::fake::{Conduct, Fake};
-use crate::{ServiceLimits, ServiceOptions};
+use crate::{Ended, ServiceLimits, ServiceOptions};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -61,7 +61,19 @@ async fn what_is_not_finished_in_time_is_given_up() {
     cluster.shutdown.cancel();
     assert_eq!(code(call.await.unwrap()).0, Code::Unavailable);
     assert_eq!(code(answers.message().await).0, Code::Unavailable);
-    timeout(SOON, cluster.serving).await.unwrap().unwrap().unwrap();
+    assert_eq!(timeout(SOON, cluster.serving).await.unwrap().unwrap().unwrap(), Ended::GaveUp);
+}
+
+#[tokio::test]
+async fn a_lame_duck_takes_new_calls_for_some_time() {
+    let lame_duck = Duration::from_millis(500);
+    let options = ServiceOptions { limits: ServiceLimits { lame_duck, ..limits() }, ..options() };
+    let (cluster, _fakes) = Cluster::with(options, &["a"]).await;
+    cluster.shutdown.cancel();
+    sleep(Duration::from_millis(50)).await;
+    assert!(cluster.score(vec![ids(&[1, 2])]).await.is_ok());
+    assert_eq!(timeout(SOON, cluster.serving).await.unwrap().unwrap().unwrap(), Ended::Finished);
+    assert!(cluster.client.clone().list_models(v1::ListModelsRequest {}).await.is_err());
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use wire::join_response::Message as FromLeader;
 use wire::leader_service_client::LeaderServiceClient;
 
 use super::meeting::{self, Ends};
-use super::server::LARGEST;
+use super::server::largest;
 use super::{Context, Local, Locals, Reason};
 use crate::convert::{partials, ticket, work};
 use crate::leader::Report;
@@ -64,7 +64,7 @@ impl Joined {
     async fn join(context: &Context, locals: &mut Locals<'_>, epoch: u64, address: &str) -> Result<Self, Reason> {
         let patience = context.options.patience;
         let channel = context.network.dial(address, patience.forming).await.map_err(|error| in_full(&error))?;
-        let mut leader = LeaderServiceClient::new(channel).max_decoding_message_size(LARGEST);
+        let mut leader = LeaderServiceClient::new(channel).max_decoding_message_size(largest(&context.options));
         let (outbox, outgoing) = mpsc::channel(OUTGOING);
         let options = &context.options;
         let nccl = context.nccl_version()?.map(|version| wire::Nccl { version, id: Vec::new() });

@@ -261,7 +261,12 @@ impl Worker {
         }
         let roster = roster::watch(&registry, &folder);
         let lobby = Arc::new(Lobby::new(&options, roster.clone()));
-        let serving = server::serve(network.server(options.connections), listener, others, Arc::clone(&lobby));
+        let serving = server::serve(
+            network.server(options.connections),
+            listener,
+            others,
+            (Arc::clone(&lobby), server::largest(&options)),
+        );
         let key = |rank| Key::new(score::registry::rank(&options.replica, rank as u32));
         let keys = options.ranks.ranks.clone().map(key);
         let keys = keys.collect::<Result<Vec<_>, _>>()?;

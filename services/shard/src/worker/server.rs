@@ -8,7 +8,7 @@ use discovery::Incarnation;
 use proto::shard::v1 as wire;
 use score::Versions;
 use service::net::Listener;
-use service::server::Server;
+use service::server::{Intake, Server};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -70,12 +70,33 @@ pub(super) type Outbox<Out> = mpsc::Sender<Result<Out, Status>>;
 const OUTGOING: usize = 1024;
 /// How long a caller may take to introduce itself.
 const INTRODUCTION: Duration = Duration::from_secs(5);
-/// The largest message: a step is as large as the budget of tokens, and that is a setting.
-pub(super) const LARGEST: usize = 256 << 20;
+/// What a token takes on the wire, at most, where each is a segment or a response of its own.
+const TOKEN: usize = 64;
+/// And what a conversation's partial logits take, beside four bytes for each output.
+const PARTIAL: usize = 24;
+/// What a message may have whatever a step is, as a piece may be a conversation that is longer.
+const LEAST: usize = 4 << 20;
+/// Links that may send such a message at a time.
+const LINKS: usize = 2048;
 
-/// Serves until the handle is dropped.
-pub(super) fn serve(server: Server, listener: Listener, others: Routes, lobby: Arc<Lobby>) -> DropGuard {
-    let service = LeaderServiceServer::from_arc(lobby).max_decoding_message_size(LARGEST);
+/// The largest message between this worker and others: what goes into a step of its replica, or what comes out of it.
+pub(super) fn largest(options: &WorkerOptions) -> usize {
+    let ranks = &options.ranks;
+    let computed = ranks.world_size * (PARTIAL + 4 * ranks.config.outputs());
+    LEAST.saturating_add(options.step_tokens.saturating_mul(TOKEN.max(computed)))
+}
+
+/// Serves until the handle is dropped; messages have so many bytes at most.
+pub(super) fn serve(
+    server: Server,
+    listener: Listener,
+    others: Routes,
+    (lobby, largest): (Arc<Lobby>, usize),
+) -> DropGuard {
+    let held = largest.saturating_mul(LINKS);
+    let server =
+        server.with_intake(Intake { message: largest, setting: "max_batch_tokens", held, ..Intake::default() });
+    let service = LeaderServiceServer::from_arc(lobby).max_decoding_message_size(largest);
     let (routes, end) = (others.add_service(service).into_axum_router(), CancellationToken::new());
     tokio::spawn(server.serve(listener, routes, end.clone()));
     end.drop_guard()

@@ -1,5 +1,6 @@
 //! `POST /api/score`: one prompt with its responses.
 
+use std::error::Error;
 use std::sync::Arc;
 
 use prompt::{Input, Message, Role};
@@ -9,8 +10,9 @@ use service::axum::extract::State;
 use service::axum::extract::rejection::JsonRejection;
 use service::axum::http::HeaderMap;
 use service::axum::response::{IntoResponse, Response};
+use service::server;
 
-use super::super::{Door, retry_after};
+use super::super::{Door, in_seconds};
 use crate::entrance::{Answer, Entrance, Given};
 use crate::problem::Problem;
 
@@ -124,13 +126,28 @@ impl From<Answer> for Scored {
     }
 }
 
+/// Why a body was not let in, if it was not.
+fn unread(rejection: &JsonRejection) -> Option<&server::Refused> {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(rejection);
+    while let Some(error) = cause {
+        if let Some(refused) = error.downcast_ref() {
+            return Some(refused);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 // === impl Refused ===
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let (status, retry_after, error) = match self {
-            Self::Problem(problem) => (problem.http(), retry_after(&problem), problem.to_string()),
-            Self::Body(rejection) => (rejection.status(), None, rejection.body_text()),
+            Self::Problem(problem) => (problem.http(), in_seconds(problem.retry_after), problem.to_string()),
+            Self::Body(rejection) => match unread(&rejection) {
+                Some(refused) => (refused.http(), in_seconds(refused.retry_after()), refused.to_string()),
+                None => (rejection.status(), None, rejection.body_text()),
+            },
         };
         (status, retry_after, Json(serde_json::json!({ "error": error }))).into_response()
     }

@@ -113,6 +113,38 @@ fn a_model_is_described() {
 }
 
 #[test]
+fn all_of_it_is_there_as_json() {
+    let call = inspect("llama-sharded", &["--json", "--tensor-parallel", "2"], "");
+    assert_eq!((call.status, call.stderr.as_str()), (Some(0), ""));
+    let said: Value = serde_json::from_str(&call.stdout).unwrap();
+    let values = json!({
+        "architecture": "Llama", "layers": 3, "rope_theta": 500000.0, "rope_scaling": "llama3", "soft_cap": null,
+        "windows": [null, null, null], "limit": 131072, "dtype": "f32", "ranks": 2,
+    });
+    for (name, value) in values.as_object().unwrap() {
+        assert_eq!(&said[name], value, "{name}");
+    }
+    let text = inspect("llama-sharded", &["--tensor-parallel", "2"], "");
+    for name in ["fingerprint", "numerics"] {
+        assert!(text.stdout.contains(said[name].as_str().unwrap()), "{name} of {said}");
+    }
+
+    let rows = &expected("llama-sharded")[..2];
+    let input = format!("{}nope\n{{\"text\": \"\"}}\n", messages(rows));
+    let call = inspect("llama-sharded", &["--json", "--input", "-"], &input);
+    assert_eq!(call.status, Some(1));
+    let lines: Vec<Value> = call.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for ((line, row), number) in lines.iter().zip(rows).zip(1..) {
+        assert_eq!((&line["line"], &line["conversation"]), (&json!(number), &json!(1)));
+        assert_eq!(line["input_ids"], json!(ids(row)), "{line}");
+        assert!(line["error"].is_null() && line["text"].is_string() && line["bos"].is_string(), "{line}");
+    }
+    assert!(lines[2]["conversation"].is_null(), "{}", lines[2]);
+    assert!(lines[2]["error"].as_str().unwrap().starts_with("not a JSON object"), "{}", lines[2]);
+    assert_eq!(lines.len(), 4);
+}
+
+#[test]
 fn the_token_ids_are_hugging_faces() {
     for name in GOLDEN {
         let expected = expected(name);
@@ -148,7 +180,7 @@ fn what_was_done_to_an_input_is_shown() {
 
     let bad = inspect("gemma2-v4", &["--input", "-"], "nope\n\n{\"messages\": []}\n{\"text\": \"hi\"}\n");
     assert_eq!((bad.status, shown_ids(&bad).len()), (Some(1), 1));
-    for word in ["-:1: not a JSON object", "-:2: not a JSON object", "-:3: the conversation is empty"] {
+    for word in ["-:1: not a JSON object", "-:2: the line is empty", "-:3: the conversation is empty"] {
         assert!(bad.stdout.contains(word), "no {word:?} in {}", bad.stdout);
     }
 }

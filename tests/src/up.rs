@@ -44,11 +44,7 @@ impl Up {
 
     /// Asks the admin port; the status, and what it says.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.http).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: assay\r\nconnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+        get(&self.http, path, "assay")
     }
 
     /// The most memory that it has had, in bytes.
@@ -71,6 +67,15 @@ impl Drop for Up {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What an address answers to whoever calls it by a name.
+fn get(address: &str, path: &str, host: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
 }
 
 fn lines_of(stderr: impl std::io::Read + Send + 'static) -> Receiver<String> {
@@ -161,15 +166,29 @@ fn a_server_tells_how_it_is() {
     let unknown = assay(&["score", "--endpoint", &up.endpoint, "--model", "large"], b"{\"text\": \"hello\"}\n");
     assert_eq!(unknown.status, Some(2));
     assert!(unknown.stderr.contains("large") && unknown.stderr.contains("small"), "{}", unknown.stderr);
+    // a page from elsewhere, whose name is made to point here, says that name
+    let page = |host: &str| get(up.endpoint.rsplit('/').next().unwrap(), "/api/status", host).0;
+    assert_eq!((page("localhost:7600"), page("127.0.0.1"), page("rebound.example")), (200, 200, 421));
     // the page was here
     let (code, answer) = up.get("/");
     let (_, port) = up.endpoint.rsplit_once(':').unwrap();
     assert!(code == 307 && answer.contains(&format!("location: http://assay:{port}/\r\n")), "{answer}");
     let (code, metrics) = up.get("/metrics");
     assert_eq!(code, 200);
-    for name in ["assay_gateway_conversations_total", "assay_gateway_stage_seconds", "assay_shard_steps_total"] {
+    for name in [
+        "assay_gateway_conversations_total",
+        "assay_gateway_stage_seconds",
+        "assay_shard_steps_total",
+        "assay_connections",
+    ] {
         assert!(metrics.contains(name), "{name} is not in\n{metrics}");
     }
+    assert!(metrics.contains("status=\"ok\""), "{metrics}");
+    // one that nobody described would have no such line
+    let described = |line: &str| metrics.contains(&line.replacen("# TYPE", "# HELP", 1));
+    let types = metrics.lines().filter_map(|line| line.rsplit_once(' ').filter(|_| line.starts_with("# TYPE")));
+    let unknown: Vec<_> = types.filter(|(metric, _)| !described(&format!("{metric} "))).collect();
+    assert!(unknown.is_empty(), "nobody says what these are: {unknown:?}");
     assert_eq!(up.get("/livez").0, 200);
     assert_eq!(up.leave(), Some(0));
 }

@@ -13,6 +13,17 @@ pub enum Error {
     )]
     NoSuchModel(String),
 
+    /// The name of a repository, by the looks of it, whose owner's name is that of a folder here.
+    #[error(
+        "no directory {model:?}, but {} is one: check the name, or pass hf://{model} for the repository of the hub", .folder.display()
+    )]
+    NotInFolder {
+        /// What was asked for.
+        model: String,
+        /// The folder that is there.
+        folder: PathBuf,
+    },
+
     /// The path of a file where a directory is meant.
     #[error("{} is a file: pass the directory that holds the checkpoint", .0.display())]
     NotADirectory(PathBuf),

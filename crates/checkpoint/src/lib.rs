@@ -67,9 +67,20 @@ impl fmt::Display for Source {
     }
 }
 
+/// What says that a model is on the hub, also where a folder is called like its owner.
+const ON_THE_HUB: &str = "hf://";
+
 /// Finds a model's files: `model` is a directory if one of that name exists, else `owner/name` on the hub, fetched into
-/// the cache where it is not there yet.
+/// the cache where it is not there yet. Where there is a folder `owner`, a name that is not in it was mistyped: the hub is
+/// not asked, unless the name begins with `hf://`.
+///
+/// # Errors
+/// [`Error`], with what to do.
 pub fn locate(model: &str, hub: &HubOptions) -> Result<Checkpoint, Error> {
+    if let Some(name) = model.strip_prefix(ON_THE_HUB) {
+        let known = hub::is_repo_name(name);
+        return if known { hub::locate(name, hub) } else { Err(Error::NoSuchModel(model.to_owned())) };
+    }
     let path = Path::new(model);
     if path.is_dir() {
         return directory::open(path, Source::Directory(path.to_owned()));
@@ -79,6 +90,9 @@ pub fn locate(model: &str, hub: &HubOptions) -> Result<Checkpoint, Error> {
     }
     if !hub::is_repo_name(model) {
         return Err(Error::NoSuchModel(model.to_owned()));
+    }
+    if let Some(parent) = path.parent().filter(|parent| parent.is_dir()) {
+        return Err(Error::NotInFolder { model: model.to_owned(), folder: parent.to_owned() });
     }
     hub::locate(model, hub)
 }

@@ -6,7 +6,7 @@ use proto::v1;
 use proto::v1::reward_service_client::RewardServiceClient;
 use proto::v1::status_service_client::StatusServiceClient;
 use service::Network;
-use service::net::{Pings, in_full};
+use service::net::{Pings, in_full, tls_refusal};
 use tokio::time::timeout;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::Channel;
@@ -106,7 +106,10 @@ impl Endpoints {
         self.next = (self.next + 1) % self.list.len();
         match network.dial(address, PATIENCE).await {
             Ok(channel) => Ok(Connection { name: name.clone(), channel }),
-            Err(error) => Err((name.clone(), Status::unavailable(in_full(&error)))),
+            Err(error) => {
+                let unavailable = || Status::unavailable(in_full(&error));
+                Err((name.clone(), tls_refusal(&error).map_or_else(unavailable, Status::failed_precondition)))
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proto::v1;
 use service::Backoff;
+use service::net::tls_refusal;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
@@ -98,7 +99,9 @@ impl Connector {
     /// # Errors
     /// If trying on is of no use.
     pub(crate) async fn lost(&mut self, name: &str, status: &Status) -> Result<(), Error> {
-        let (endpoint, status) = (name.to_owned(), Box::new(status.clone()));
+        // a server's verdict on a client's certificate comes after the client's handshake
+        let status = tls_refusal(status).map_or_else(|| status.clone(), Status::failed_precondition);
+        let (endpoint, status) = (name.to_owned(), Box::new(status));
         if is_final(status.code()) {
             return Err(Error::Refused { endpoint, status });
         }

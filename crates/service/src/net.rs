@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::{self, AlertDescription, ServerConfig};
 use tokio_util::either::Either;
 use tonic::Status;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Uri};
@@ -66,6 +66,21 @@ pub type Connection = Either<TcpStream, DuplexStream>;
 const BACKLOG: usize = 64;
 /// Bytes on the way inside a process.
 const BUFFER: usize = 256 * 1024;
+/// What a side says that will have none of the other.
+const ALERTS: [AlertDescription; 12] = [
+    AlertDescription::AccessDenied,
+    AlertDescription::BadCertificate,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateRequired,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::DecryptError,
+    AlertDescription::HandshakeFailure,
+    AlertDescription::NoApplicationProtocol,
+    AlertDescription::ProtocolVersion,
+    AlertDescription::UnknownCA,
+    AlertDescription::UnsupportedCertificate,
+];
 /// The window of a stream, and of a connection, for who dials: a step's answers fit in.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -189,6 +204,33 @@ pub fn in_full(error: &dyn Error) -> String {
 /// The same of a status, from its message on.
 pub fn status_in_full(status: &Status) -> String {
     with_causes(status.message().to_owned(), status.source())
+}
+
+/// What is wrong if two sides do not agree on TLS, and on which side it is: dialing again does not mend it.
+pub fn tls_refusal(error: &(dyn Error + 'static)) -> Option<String> {
+    use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage, PeerIncompatible};
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    let error = causes.find_map(of_tls)?;
+    match &error {
+        InvalidCertificate(_) => Some(format!(
+            "this side refuses the other's certificate, {error}: `ca` names the authority, `domain` the name in it"
+        )),
+        AlertReceived(alert) if ALERTS.contains(alert) => Some(format!(
+            "the other side refuses this one, {error}: it may ask for a `certificate` of an authority that it trusts"
+        )),
+        InvalidMessage(_) => Some(format!("the other side speaks no TLS: {error}")),
+        PeerIncompatible(_) => Some(format!("the two sides have no way to speak TLS in common: {error}")),
+        _ => None,
+    }
+}
+
+/// An error as TLS had it. Behind a handshake HTTP/2 keeps of it what it says, and nothing else.
+fn of_tls(cause: &(dyn Error + 'static)) -> Option<rustls::Error> {
+    let within = |error: &io::Error| error.get_ref()?.downcast_ref().cloned();
+    let typed = cause.downcast_ref().cloned().or_else(|| cause.downcast_ref().and_then(within));
+    let said = cause.to_string();
+    let mut alerts = ALERTS.into_iter().map(rustls::Error::AlertReceived);
+    typed.or_else(|| alerts.find(|alert| said.ends_with(&alert.to_string())))
 }
 
 fn with_causes(mut text: String, mut cause: Option<&(dyn Error + 'static)>) -> String {

@@ -41,6 +41,7 @@ use self::ledger::Held;
 pub use self::ledger::Permit;
 use self::places::{Place, Places};
 use crate::config::{BytesText, DurationText};
+use crate::metrics::{counter, gauge};
 use crate::net::{Connection, Listener, Pings};
 
 /// What those who connect may hold of a port, together and each.
@@ -160,9 +161,12 @@ impl Server {
                     let (server, handshakes, router) = (Arc::clone(&server), handshakes.clone(), router.clone());
                     let (place, ending) = (Arc::new(places.take(server.limits.head)), ending.clone());
                     connections.spawn(async move {
+                        gauge!("assay_connections").increment(1.0);
                         let open = server.open(connection, &place, &handshakes);
-                        let Some(Some(io)) = ending.run_until_cancelled(open).await else { return };
-                        server.converse(io, place, router, ending).await;
+                        if let Some(Some(io)) = ending.run_until_cancelled(open).await {
+                            server.converse(io, place, router, ending).await;
+                        }
+                        gauge!("assay_connections").decrement(1.0);
                     });
                 }
                 None => {}
@@ -272,6 +276,7 @@ async fn pause(error: &io::Error, places: &Places, told: &mut Option<Instant>) {
     if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
         return;
     }
+    counter!("assay_accept_errors_total").increment(1);
     if told.is_none_or(|told| told.elapsed() > QUIET) {
         tracing::warn!(%error, "connections cannot be accepted");
         *told = Some(Instant::now());

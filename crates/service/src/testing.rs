@@ -12,9 +12,10 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::metrics::Metric;
 use crate::net::Listener;
 use crate::server::Limits;
-use crate::{Health, Network, Shutdown};
+use crate::{Health, Metrics, Network, Shutdown};
 
 /// An authority, and a folder for what it signs.
 pub(crate) struct Authority {
@@ -37,8 +38,14 @@ impl Authority {
 
     /// A certificate for a host, and its key.
     pub(crate) fn sign(&self, host: &str) -> (PathBuf, PathBuf) {
+        self.sign_until(host, 4000)
+    }
+
+    /// The same, for a certificate that ends when that year begins.
+    pub(crate) fn sign_until(&self, host: &str, year: i32) -> (PathBuf, PathBuf) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let certificate = self.write(&format!("{host}.pem"), &certificate.pem());
         (certificate, self.write(&format!("{host}.key"), &key.serialize_pem()))
@@ -64,4 +71,9 @@ pub(crate) fn serve(network: &Network, listener: Listener, health: &Health) -> S
 pub(crate) async fn check(channel: &Channel, name: &str) -> Result<ServingStatus, Status> {
     let request = HealthCheckRequest { service: name.to_owned() };
     HealthClient::new(channel.clone()).check(request).await.map(|response| response.into_inner().status())
+}
+
+/// The metrics of the tests of this process: the first call of all decides which they are.
+pub(crate) fn metrics() -> Metrics {
+    Metrics::install(&[Metric::counter("metrics_tests_total", "Of these tests")]).unwrap()
 }

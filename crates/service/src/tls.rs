@@ -1,12 +1,14 @@
 //! TLS from settings: the paths of PEM files become what a server or a client presents and trusts.
 //!
-//! Everything is read and tried when it is loaded, so that a process with a wrong file ends before it listens. What is
-//! loaded stays as it is: a certificate that was replaced on disk counts from the next start on.
+//! Everything is read and tried when it is loaded, so that a process with a wrong file ends before it listens, also with a
+//! certificate of its own that has expired. What is loaded stays as it is: a certificate that was replaced on disk counts
+//! from the next start on.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use x509_cert::der::Decode as _;
 
 /// How a server proves who it is, and whether it asks the same of its clients.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -97,7 +100,7 @@ impl ServerTls {
     /// # Errors
     /// [`Error`], with the name of the file.
     pub fn load(&self) -> Result<Arc<ServerConfig>, Error> {
-        let ((_, chain), (_, key)) = (certificates(&self.certificate)?, private_key(&self.key)?);
+        let ((_, chain), (_, key)) = (own_certificates(&self.certificate)?, private_key(&self.key)?);
         let blame = |path: &Path, error: &dyn std::error::Error| unusable(path.display().to_string(), error);
         let builder = match &self.client_ca {
             None => ServerConfig::builder().with_no_client_auth(),
@@ -149,7 +152,22 @@ impl ClientTls {
 }
 
 fn identity(certificate: &Path, key: &Path) -> Result<Identity, Error> {
-    Ok(Identity::from_pem(certificates(certificate)?.0, private_key(key)?.0))
+    Ok(Identity::from_pem(own_certificates(certificate)?.0, private_key(key)?.0))
+}
+
+/// The text of a file with certificates that this process presents, and what it holds. One that has expired would only be
+/// noticed by whoever is there to be served.
+fn own_certificates(path: &Path) -> Result<(Vec<u8>, Vec<CertificateDer<'static>>), Error> {
+    let (pem, chain) = certificates(path)?;
+    for certificate in &chain {
+        let blame = |reason: String| Error::Unusable { what: path.display().to_string(), reason };
+        let parsed = x509_cert::Certificate::from_der(certificate).map_err(|error| blame(error.to_string()))?;
+        let (end, subject) = (parsed.tbs_certificate().validity().not_after, parsed.tbs_certificate().subject());
+        if end.to_system_time() < SystemTime::now() {
+            return Err(blame(format!("the certificate of {subject} has expired at {end}")));
+        }
+    }
+    Ok((pem, chain))
 }
 
 /// The text of a file with certificates, and what it holds.

@@ -130,6 +130,10 @@ pub(crate) struct Inspect {
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
 
+    /// Write JSON: one object about the model, or with --input one for each conversation, a line each
+    #[arg(long)]
+    pub(crate) json: bool,
+
     /// The number of ranks that memory and fingerprint are for
     #[arg(long, default_value = "1", value_name = "N")]
     pub(crate) tensor_parallel: NonZeroUsize,

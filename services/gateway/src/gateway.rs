@@ -20,7 +20,7 @@ use tonic::service::Routes;
 use crate::core::{Gateway as Core, Limits, Settings, Terms};
 use crate::entrance::{Entrance, Model, Names};
 use crate::grpc;
-use crate::http::{self, Door};
+use crate::http::{self, Door, Hosts};
 use crate::observer::Observer;
 use crate::options::{STEP_TOKENS, ServedModel, ServiceLimits, ServiceOptions, TENANT_KEY};
 use crate::replicas::{self, Dialer};
@@ -32,6 +32,7 @@ pub struct Gateway {
     entrance: Arc<Entrance>,
     observer: Observer,
     limits: ServiceLimits,
+    hosts: Vec<String>,
     _stop: DropGuard,
 }
 
@@ -136,7 +137,7 @@ impl Gateway {
             ending: CancellationToken::new(),
             ended: CancellationToken::new(),
         };
-        Ok(Self { entrance: Arc::new(entrance), observer, limits, _stop: stop.drop_guard() })
+        Ok(Self { entrance: Arc::new(entrance), observer, limits, hosts: options.hosts, _stop: stop.drop_guard() })
     }
 
     /// The window to it.
@@ -155,15 +156,16 @@ impl Gateway {
         }
     }
 
-    /// All that it answers, and `others` beside: gRPC, dialects of HTTP and the page.
+    /// All that it answers, and `others` beside: gRPC, dialects of HTTP and the page. Where it listens says which names of
+    /// it are known.
     ///
     /// # Errors
     /// If reflection does not know its own protocol.
-    pub(crate) fn routes(&self, others: Routes) -> Result<Router, ServeError> {
+    pub(crate) fn routes(&self, others: Routes, listens: &str) -> Result<Router, ServeError> {
         let (entrance, observer, largest) = (Arc::clone(&self.entrance), self.observer(), self.limits.message);
         let door = Door { entrance: Arc::clone(&entrance), observer: observer.clone(), largest };
         let routes = grpc::routes(entrance, observer, others, largest)?.into_axum_router();
-        Ok(routes.fallback(http::nothing).merge(http::routes(door)))
+        Ok(routes.fallback(http::nothing).merge(http::routes(door, Hosts::new(&self.hosts, listens))))
     }
 
     /// Serves clients beside `others` (health, say) until `shutdown`, once. After some time as a lame duck it accepts
@@ -179,8 +181,9 @@ impl Gateway {
         shutdown: CancellationToken,
     ) -> Result<Ended, ServeError> {
         let Entrance { ending, ended, .. } = &*self.entrance;
+        let routes = self.routes(others, listener.address())?;
         let server = server.with_intake(self.intake());
-        let mut serving = pin!(server.serve(listener, self.routes(others)?, ending.clone()));
+        let mut serving = pin!(server.serve(listener, routes, ending.clone()));
         let late = async {
             shutdown.cancelled().await;
             sleep(self.limits.lame_duck).await;

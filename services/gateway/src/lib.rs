@@ -29,7 +29,7 @@ mod runner;
 mod tokenizers;
 
 pub use self::gateway::{Ended, Gateway, ServeError, StartError};
-pub use self::metrics::BUCKETS;
+pub use self::metrics::METRICS;
 pub use self::observer::Observer;
 pub use self::options::{ServedModel, ServiceLimits, ServiceOptions, TENANT_KEY, Tenants};
 

@@ -3,16 +3,48 @@
 use std::time::Duration;
 
 use ::metrics::{counter, gauge, histogram};
-use proto::v1::TenantStatus;
+use proto::v1::{self, TenantStatus};
+use service::metrics::Metric;
 use tonic::Code;
 
 use crate::core::{Serving, Stats};
 use crate::options::Tenants;
 
-/// The upper bounds of the histograms, by name.
-pub const BUCKETS: &[(&str, &[f64])] = &[
-    ("assay_gateway_stage_seconds", &[0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]),
-    ("assay_gateway_score", &[-30.0, -20.0, -10.0, -5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0]),
+/// All of them.
+pub const METRICS: &[Metric] = &[
+    Metric::counter("assay_gateway_requests_total", "Calls that have ended, by name and gRPC status code"),
+    Metric::counter("assay_gateway_items_total", "Conversations and groups that came in"),
+    Metric::counter("assay_gateway_conversations_total", "Conversations that were answered, by status"),
+    Metric::counter("assay_gateway_tokens_total", "Tokens of the conversations that have a score"),
+    Metric::counter("assay_gateway_tokens_computed_total", "Of these tokens, those that were computed"),
+    Metric::counter("assay_gateway_tokens_saved_total", "Of these tokens, those that another conversation shares"),
+    Metric::histogram(
+        "assay_gateway_score",
+        "Scores: raw logits",
+        &[-30.0, -20.0, -10.0, -5.0, -2.0, -1.0, 0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0],
+    ),
+    Metric::histogram(
+        "assay_gateway_stage_seconds",
+        "How long requests take: tokenize, queue, compute, and total",
+        &[0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0],
+    ),
+    Metric::counter("assay_gateway_prompt_cache_hits_total", "Prompts whose token ids were in the cache"),
+    Metric::counter("assay_gateway_prompt_cache_misses_total", "Prompts whose token ids were not in the cache"),
+    Metric::gauge("assay_gateway_replicas", "Replicas that take work (ready), or would if another version were served"),
+    Metric::gauge("assay_gateway_held_requests", "Requests that came in and are not answered"),
+    Metric::gauge("assay_gateway_held_conversations", "Conversations that came in and are not answered"),
+    Metric::gauge("assay_gateway_held_tokens", "Tokens of the conversations that are not answered"),
+    Metric::gauge("assay_gateway_sent_tokens", "Tokens that replicas have and have not answered"),
+    Metric::gauge("assay_gateway_credits", "Tokens that replicas would take now"),
+    Metric::gauge("assay_gateway_tokens_per_second", "Tokens computed a second while there is something to compute"),
+    Metric::counter("assay_gateway_retries_total", "Pieces that were sent again, because a replica went away"),
+    Metric::counter("assay_gateway_discarded_answers_total", "Answers that came too late, or of an earlier epoch"),
+    Metric::gauge("assay_gateway_tokenizer_waiting_jobs", "Calls and items that wait to be tokenized"),
+    Metric::gauge("assay_gateway_tokenizer_waiting_bytes", "Bytes of text that wait to be tokenized"),
+    Metric::gauge("assay_gateway_tokenizer_memory_bytes", "Memory that what is being tokenized takes, about"),
+    Metric::gauge("assay_gateway_waiting_tokens", "Tokens that wait for a replica, by tenant"),
+    Metric::gauge("assay_gateway_waiting_pieces", "Pieces that wait for a replica, by tenant"),
+    Metric::gauge("assay_gateway_waiting_oldest_seconds", "How long the oldest piece of a tenant has waited"),
 ];
 
 /// A stage of a request.
@@ -37,8 +69,8 @@ pub(crate) fn request_done(rpc: &'static str, code: Code) {
 }
 
 /// Conversations have been answered with a status.
-pub(crate) fn conversations_done(owner: &Owner, status: &'static str, count: u64) {
-    let labels = [("model", owner.model.clone()), ("tenant", owner.tenant.clone()), ("status", status.to_owned())];
+pub(crate) fn conversations_done(owner: &Owner, status: v1::Status, count: u64) {
+    let labels = [("model", owner.model.clone()), ("tenant", owner.tenant.clone()), ("status", status.word())];
     counter!("assay_gateway_conversations_total", &labels).increment(count);
 }
 

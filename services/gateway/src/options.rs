@@ -30,6 +30,9 @@ pub struct ServiceOptions {
     pub routing: Routing,
     /// What tenants' shares are.
     pub tenants: Tenants,
+    /// The names by which browsers may ask for the page and its kin, besides addresses and `localhost`. Without any: all,
+    /// or none where only this machine reaches the gateway.
+    pub hosts: Vec<String>,
     /// The versions of the inner protocol that it speaks.
     pub protocol: Versions,
 }
@@ -96,6 +99,7 @@ impl ServiceOptions {
             limits: ServiceLimits::default(),
             routing: Routing::default(),
             tenants: Tenants::default(),
+            hosts: Vec::new(),
             protocol: Versions::CURRENT,
         }
     }

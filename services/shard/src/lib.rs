@@ -18,6 +18,6 @@ mod ranks;
 mod worker;
 
 pub use self::error::Error;
-pub use self::metrics::BUCKETS;
+pub use self::metrics::METRICS;
 pub use self::ranks::{Done, Ranks, RanksOptions};
 pub use self::worker::{Computed, PROBE, Patience, Worker, WorkerOptions};

@@ -4,12 +4,32 @@ use std::time::Duration;
 
 use ::metrics::{counter, gauge, histogram};
 use proto::shard::v1::RankState;
+use service::metrics::Metric;
 
-/// The upper bounds of the histograms, by name.
-pub const BUCKETS: &[(&str, &[f64])] = &[
-    ("assay_shard_step_seconds", &[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]),
-    ("assay_shard_step_tokens", &[64.0, 256.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0]),
-    ("assay_shard_step_occupancy", &[0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0]),
+/// All of them.
+pub const METRICS: &[Metric] = &[
+    Metric::gauge("assay_shard_state", "1 for the state that the worker is in: loading, waiting, serving or draining"),
+    Metric::gauge("assay_shard_epoch", "The epoch that the worker takes part in; 0 for none"),
+    Metric::counter("assay_shard_epochs_ended_total", "Epochs that ended and were not to end"),
+    Metric::counter("assay_shard_steps_total", "Steps that were given to the ranks"),
+    Metric::counter("assay_shard_sequences_total", "Conversations in these steps"),
+    Metric::counter("assay_shard_tokens_computed_total", "Tokens in these steps; what conversations share counts once"),
+    Metric::histogram(
+        "assay_shard_step_seconds",
+        "How long steps take",
+        &[0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0],
+    ),
+    Metric::histogram(
+        "assay_shard_step_tokens",
+        "Tokens of a step",
+        &[64.0, 256.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0, 32768.0, 65536.0],
+    ),
+    Metric::histogram(
+        "assay_shard_step_occupancy",
+        "The part of a step's tokens that is used",
+        &[0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0],
+    ),
+    Metric::gauge("assay_shard_waiting_sequences", "Conversations that wait for a step"),
 ];
 
 const STATES: [(RankState, &str); 4] = [

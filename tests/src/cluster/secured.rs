@@ -197,6 +197,21 @@ async fn a_closed_cluster_serves_those_who_belong_to_it_and_nobody_else() {
     for endpoint in endpoints.split(',').chain([&*endpoints]) {
         assert_eq!(ask(endpoint), local.call.stdout, "{endpoint}");
     }
+    let other_ca = site.other_ca.ca().display().to_string();
+    let closed = format!("https://{}", gateways[0].1);
+    for (tls, side) in [
+        (["--ca", &ca, "", "", "", ""], "the other side refuses this one"),
+        (
+            ["--ca", &other_ca, "--certificate", &certificate, "--key", &key],
+            "this side refuses the other's certificate",
+        ),
+    ] {
+        let tls: Vec<_> = tls.into_iter().filter(|word| !word.is_empty()).collect();
+        let start = Instant::now();
+        let call = assay(&[&["score", "--endpoint", &closed], &tls[..]].concat(), input.as_bytes());
+        assert!(call.status == Some(2) && call.stderr.contains(side), "{}", call.stderr);
+        assert!(start.elapsed() < Duration::from_secs(10), "it was tried again");
+    }
     for (stranger, address, why) in &strangers {
         lost(&stranger.name, address, why).await;
     }

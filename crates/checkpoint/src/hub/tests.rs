@@ -214,6 +214,20 @@ fn a_revision_pins_the_content() {
 }
 
 #[test]
+fn a_mistyped_folder_is_not_asked_of_the_hub() {
+    let scene = Scene::new();
+    // the folder src is here
+    says(crate::locate("src/model", &scene.options()), &["no directory \"src/model\"", "src is one", "hf://src/model"]);
+    assert!(scene.server.requests().is_empty());
+    says(crate::locate("hf://src/model", &scene.options()), &["the hub knows no repository src/model"]);
+    assert_eq!(
+        crate::locate(&format!("hf://{REPO}"), &scene.options()).unwrap(),
+        crate::locate(REPO, &scene.options()).unwrap()
+    );
+    says(crate::locate("hf://model", &scene.options()), &["not of the form owner/name"]);
+}
+
+#[test]
 fn offline_never_asks_the_hub() {
     let scene = Scene::new();
     let offline = HubOptions { offline: true, ..scene.options() };

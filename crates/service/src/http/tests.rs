@@ -10,7 +10,8 @@ use tokio::time::{sleep, timeout};
 
 use super::admin;
 use crate::server::Limits;
-use crate::{Health, Metrics, Network, Shutdown};
+use crate::testing::metrics;
+use crate::{Health, Network, Shutdown};
 
 struct Port {
     address: String,
@@ -28,7 +29,7 @@ async fn port() -> Port {
         sleep(Duration::from_millis(300)).await;
         "slow"
     });
-    let router = admin(Metrics::install(&[]).unwrap(), health.clone()).route("/slow", slow);
+    let router = admin(metrics(), health.clone()).route("/slow", slow);
     let ended = tokio::spawn(network.server(Limits::default()).serve(listener, router, shutdown.token()));
     Port { address, health, shutdown, ended }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{Network, Pings};
+use super::{Network, Pings, tls_refusal};
 use crate::Health;
 use crate::testing::{Authority, check, serve};
 use crate::tls::{ClientTls, ServerTls};
@@ -51,15 +51,16 @@ fn tls(server: &ServerTls, client: &ClientTls) -> Network {
     Network::tcp(Some(server.load().unwrap()), Some(client.load().unwrap()))
 }
 
-/// Whether a call gets through; TLS 1.3 turns a client away after the client believes to be connected.
-async fn gets_through(network: &Network) -> bool {
+/// Whether a call gets through, or what TLS has against it; TLS 1.3 turns a client away after the client believes to be
+/// connected.
+async fn gets_through(network: &Network) -> Result<(), Option<String>> {
     let listener = network.listen(ANY).await.unwrap();
     let address = listener.address().to_owned();
     let health = Health::new().await;
     let _shutdown = serve(network, listener, &health);
     match network.dial(&address, PATIENCE).await {
-        Ok(channel) => check(&channel, "liveness").await.is_ok(),
-        Err(_) => false,
+        Ok(channel) => check(&channel, "liveness").await.map(drop).map_err(|status| tls_refusal(&status)),
+        Err(error) => Err(tls_refusal(&error)),
     }
 }
 
@@ -79,19 +80,34 @@ async fn calls_get_through_tls() {
 }
 
 #[tokio::test]
-async fn tls_turns_strangers_away() {
+async fn tls_turns_strangers_away_and_says_which_side_did() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let server = server_tls(&ours, "127.0.0.1", true);
-    assert!(gets_through(&tls(&server, &client_tls(&ours, Some("gateway")))).await);
-    assert!(!gets_through(&tls(&server, &client_tls(&ours, None))).await, "a client without a certificate");
+    let refused = async |network: &Network, words: &str, who: &str| {
+        // a call may break off before the other side's verdict is there
+        for _ in 0..100 {
+            if let Some(refusal) = gets_through(network).await.unwrap_err() {
+                assert!(refusal.starts_with(words), "{who}: {refusal:?}");
+                return;
+            }
+        }
+        panic!("{who}: there is no verdict");
+    };
+    gets_through(&tls(&server, &client_tls(&ours, Some("gateway")))).await.unwrap();
+    let (here, there) = ("this side refuses the other's certificate", "the other side refuses this one");
+    refused(&tls(&server, &client_tls(&ours, None)), there, "a client without a certificate").await;
     let (certificate, key) = theirs.sign("gateway");
     let stranger = ClientTls { certificate: Some(certificate), key: Some(key), ..client_tls(&ours, None) };
-    assert!(!gets_through(&tls(&server, &stranger)).await, "a certificate of another authority");
+    refused(&tls(&server, &stranger), there, "a certificate of another authority").await;
     let open = server_tls(&ours, "127.0.0.1", false);
-    assert!(!gets_through(&tls(&open, &client_tls(&theirs, None))).await, "a server of another authority");
+    refused(&tls(&open, &client_tls(&theirs, None)), here, "a server of another authority").await;
     let other = server_tls(&ours, "elsewhere", false);
-    assert!(!gets_through(&tls(&other, &client_tls(&ours, None))).await, "a server of another name");
-    assert!(!gets_through(&Network::tcp(Some(open.load().unwrap()), None)).await, "a client without TLS");
+    refused(&tls(&other, &client_tls(&ours, None)), here, "a server of another name").await;
+    let plain = Network::tcp(None, Some(client_tls(&ours, None).load().unwrap()));
+    refused(&plain, "the other side speaks no TLS", "a server without TLS").await;
+    // what comes back is no HTTP/2, and may be anything
+    let no_tls = Network::tcp(Some(open.load().unwrap()), None);
+    assert_eq!(gets_through(&no_tls).await, Err(None), "a client without TLS");
 }
 
 #[tokio::test]

@@ -47,6 +47,18 @@ fn files_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn an_own_certificate_that_has_expired_is_refused() {
+    let authority = Authority::new();
+    let (certificate, key) = authority.sign_until("old", 2020);
+    let name = certificate.display();
+    let refused = format!("{name}: the certificate of CN=rcgen self signed cert has expired at 2020-01-01T00:00:00Z");
+    let tls = ServerTls { certificate: certificate.clone(), key: key.clone(), client_ca: None };
+    assert_eq!(server(tls), refused);
+    let ca = Some(authority.certificate());
+    assert_eq!(client(ClientTls { ca, certificate: Some(certificate), key: Some(key), domain: None }), refused);
+}
+
+#[test]
 fn a_client_presents_a_certificate_and_its_key_or_neither() {
     let authority = Authority::new();
     let (certificate, key) = authority.sign("gateway");

@@ -21,6 +21,7 @@ pub(crate) fn run(args: &args::Gateway, log: Option<&str>) -> Result<ExitCode> {
     process.run(async |process| {
         let options = settings.options(&args.hub)?;
         let (public, shards) = (settings.public()?, settings.inner()?);
+        super::warn_of(settings.registry.exposure());
         let registry = settings.registry.registry().await?;
         let listener = public.listen(&settings.listen).await;
         let listener = listener.with_context(|| format!("cannot listen at {}", settings.listen))?;

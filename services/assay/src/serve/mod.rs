@@ -41,7 +41,7 @@ impl Process {
     fn start(service: &'static str, telemetry: &Telemetry) -> Result<Self> {
         let ansi = std::io::stderr().is_terminal();
         let guard = telemetry::init(telemetry, service, ansi)?;
-        let metrics = Metrics::install(&buckets())?;
+        let metrics = Metrics::install(&[::gateway::METRICS, ::shard::METRICS].concat())?;
         let shutdown = Shutdown::on_signals().context("cannot watch for signals")?;
         descriptors::raise();
         Ok(Self { shutdown, metrics, _telemetry: guard })
@@ -74,9 +74,9 @@ impl Process {
     }
 }
 
-/// The upper bounds of the histograms, by name.
-fn buckets() -> Vec<(&'static str, &'static [f64])> {
-    ::gateway::BUCKETS.iter().chain(::shard::BUCKETS).copied().collect()
+/// Tells operators what is open to strangers.
+fn warn_of(exposures: impl IntoIterator<Item = String>) {
+    exposures.into_iter().for_each(|exposure| tracing::warn!("{exposure}"));
 }
 
 /// What a flag says goes over what the file says.

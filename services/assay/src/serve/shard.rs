@@ -21,6 +21,7 @@ pub(crate) fn run(args: &args::Shard, log: Option<&str>) -> Result<ExitCode> {
     process.run(async |process| {
         let options = settings.options(&args.hub)?;
         let network = settings.tls.network()?;
+        super::warn_of(settings.registry.exposure().into_iter().chain(settings.exposure()));
         let registry = settings.registry.registry().await?;
         let listener = network.listen(&settings.listen).await;
         let listener = listener.with_context(|| format!("cannot listen at {}", settings.listen))?;

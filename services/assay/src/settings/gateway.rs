@@ -31,6 +31,10 @@ pub(crate) struct GatewaySettings {
     /// Where metrics and health are; none for nowhere.
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) http: String,
+    /// The names by which browsers may ask for the status page, besides addresses and localhost. Without any: all, or none
+    /// where listen is an address of this machine alone.
+    #[arg(skip)]
+    pub(crate) hosts: Vec<String>,
     /// Turns away replicas of version 1 of the inner protocol, which a rolling upgrade of one release needs.
     #[arg(skip)]
     pub(crate) refuse_protocol_1: bool,
@@ -102,6 +106,7 @@ impl Default for GatewaySettings {
             name: "gateway".to_owned(),
             listen: ports::GATEWAY.to_owned(),
             http: ports::GATEWAY_ADMIN.to_owned(),
+            hosts: Vec::new(),
             refuse_protocol_1: false,
             tls: None,
             connections: server::Limits::default(),
@@ -166,6 +171,7 @@ impl GatewaySettings {
             limits: self.limits,
             routing: self.routing,
             tenants: self.tenants.clone(),
+            hosts: self.hosts.clone(),
             protocol: protocol(self.refuse_protocol_1),
             ..ServiceOptions::new(models)
         }

@@ -5,6 +5,7 @@
 //! it where the field says so. What a library is told is the library's own struct.
 
 mod device;
+mod exposure;
 mod flags;
 mod gateway;
 mod identity;

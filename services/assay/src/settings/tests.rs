@@ -163,3 +163,26 @@ fn a_user_of_etcd_has_a_password() {
     let registry = RegistrySettings { password_file: Some(password.path().to_owned()), ..registry };
     assert_eq!(registry.options().unwrap().credentials.unwrap().password, "secret");
 }
+
+#[test]
+fn what_is_open_to_strangers_is_said() {
+    let registry = |text: &str| load::<RegistrySettings>(text).unwrap().exposure();
+    let etcd = "etcd at http://10.0.0.1:2379 asks nobody who they are";
+    assert!(registry("endpoints = [\"http://10.0.0.1:2379\"]\nuser = \"assay\"").unwrap().starts_with(etcd));
+    assert!(registry("endpoints = [\"https://etcd-0:2379\"]").unwrap().starts_with("etcd at https://etcd-0:2379"));
+    for closed in [
+        "",
+        "endpoints = [\"http://localhost:2379\", \"http://[::1]:2379\"]",
+        "endpoints = [\"https://etcd-0:2379\"]\nuser = \"assay\"",
+        "endpoints = [\"https://etcd-0:2379\"]\ntls = { ca = \"ca\", certificate = \"c\", key = \"k\" }",
+    ] {
+        assert_eq!(registry(closed), None, "{closed}");
+    }
+
+    let shard = |text: &str| load::<ShardSettings>(text).unwrap().exposure();
+    assert!(shard("listen = \"10.0.0.5:7610\"").unwrap().contains("client_ca"));
+    let tls = "listen = \"0.0.0.0:7610\"\n[tls.server]\ncertificate = \"c\"\nkey = \"k\"";
+    assert!(shard(tls).unwrap().contains("0.0.0.0:7610"));
+    assert_eq!(shard(&format!("{tls}\nclient_ca = \"ca\"")), None);
+    assert_eq!(shard(""), None);
+}

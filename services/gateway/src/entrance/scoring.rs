@@ -251,7 +251,7 @@ fn count(owner: &Owner, answers: &[Vec<Answer>], times: Times) {
         }
     }
     for (status, count) in statuses {
-        metrics::conversations_done(owner, status.as_str_name(), count);
+        metrics::conversations_done(owner, status, count);
     }
     metrics::tokens(owner, tokens, computed);
     metrics::scores(&owner.model, answers().filter_map(|answer| Some(answer.result.as_ref().ok()?.outputs.score)));

@@ -1,6 +1,7 @@
 //! HTTP: dialects over the [`Entrance`], a file each. A dialect is its routes: it reads a body as what is given, asks the
 //! entrance, and writes answers or a [`Problem`](crate::problem::Problem) as its clients know them; it knows no other dialect and no core.
 
+mod hosts;
 mod page;
 
 use std::sync::Arc;
@@ -9,10 +10,12 @@ use std::time::Duration;
 use service::axum::extract::Request;
 use service::axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use service::axum::http::{HeaderName, StatusCode};
+use service::axum::middleware::from_fn_with_state;
 use service::axum::response::{IntoResponse, Response};
 use service::axum::{Json, Router};
 use tonic::Status;
 
+pub(crate) use self::hosts::Hosts;
 use crate::entrance::Entrance;
 use crate::observer::Observer;
 
@@ -30,10 +33,10 @@ type Dialect = fn(&Door) -> Router<Arc<Door>>;
 /// All dialects.
 const DIALECTS: [Dialect; 1] = [page::routes];
 
-/// The routes of all dialects.
-pub(crate) fn routes(door: Door) -> Router {
+/// The routes of all dialects, for requests that carry a name of the gateway.
+pub(crate) fn routes(door: Door, hosts: Hosts) -> Router {
     let routes = DIALECTS.iter().fold(Router::new(), |routes, dialect| routes.merge(dialect(&door)));
-    routes.with_state(Arc::new(door))
+    routes.route_layer(from_fn_with_state(Arc::new(hosts), hosts::check)).with_state(Arc::new(door))
 }
 
 /// The answer where nothing is served, in the words of whoever asks.

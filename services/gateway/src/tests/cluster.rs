@@ -83,7 +83,7 @@ impl Cluster {
     pub(super) async fn with(options: ServiceOptions, replicas: &[&str]) -> (Self, Vec<Fake>) {
         let (memory, network) = (Memory::new(), Network::memory());
         let gateway = Gateway::start(options, memory.registry(), network.clone()).unwrap();
-        let (observer, page) = (gateway.observer(), gateway.routes(Default::default()).unwrap());
+        let (observer, page) = (gateway.observer(), gateway.routes(Default::default(), "gateway").unwrap());
         let listener = network.listen("gateway").await.unwrap();
         let (server, shutdown) = (network.server(ServerLimits::default()), CancellationToken::new());
         let stop = shutdown.clone();

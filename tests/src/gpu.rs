@@ -532,10 +532,18 @@ fn small_steps_have_algorithms_of_their_own(algorithms: &str) {
         let most = algorithm["taken_for"].as_array().unwrap().iter().map(|most| most.as_u64().unwrap());
         most.for_each(|most| _ = taken.entry(most).or_default().insert(id));
     }
-    let good: [(u64, &[u64]); 6] =
-        [(128, &[3, 4, 5, 6]), (256, &[4, 5, 6]), (512, &[4, 6]), (1024, &[4, 6]), (2048, &[4, 6]), (8192, &[7])];
+    // on a busy machine the reference, 7, may seem to be the fastest of some
+    let good: [(u64, &[u64]); 6] = [
+        (128, &[3, 4, 5, 6, 7]),
+        (256, &[4, 5, 6, 7]),
+        (512, &[4, 6, 7]),
+        (1024, &[4, 6, 7]),
+        (2048, &[4, 6, 7]),
+        (8192, &[7]),
+    ];
     assert_eq!(taken.len(), good.len(), "{taken:?}");
     for (most, good) in good {
         assert!(taken[&most].iter().all(|id| good.contains(id)), "{most}: {taken:?}");
+        assert!(most == 8192 || taken[&most].len() > 1 || !taken[&most].contains(&7), "{most}: {taken:?}");
     }
 }

@@ -71,6 +71,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Whether an algorithm takes a full step, which it then computes.
+    #[cfg(feature = "trial")]
     pub(super) fn computes_all(&self, algorithm: &Algorithm) -> Result<bool> {
         Ok(self.refuses(algorithm, (0, self.matmuls.rows), &self.whole)?.is_none())
     }

@@ -6,7 +6,7 @@ use minijinja::Value;
 
 use super::args::{self, Args};
 use super::number::float_text;
-use super::value::{Kind, MAX_TEXT, Result, fail, items, kind, pairs};
+use super::value::{Kind, MAX_PRINTED, Result, fail, items, kind, pairs};
 
 /// Values nested deeper than this are refused.
 const MAX_DEPTH: usize = 256;
@@ -47,7 +47,7 @@ pub(super) fn tojson(value: &Value, arguments: Args) -> Result<Value> {
 
 impl Json {
     fn write(&self, out: &mut String, value: &Value, depth: usize) -> Result<()> {
-        if depth > MAX_DEPTH || out.len() > MAX_TEXT {
+        if depth > MAX_DEPTH || out.len() > MAX_PRINTED {
             return Err(fail("a value is too large or nested too deeply for tojson"));
         }
         match kind(value) {

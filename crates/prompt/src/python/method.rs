@@ -290,7 +290,7 @@ fn padding(text: &str, name: &str, arguments: Args) -> Result<Value> {
         let [width] = arguments.bind(name, ["width"], 1)?;
         let (sign, digits) = text.split_at(usize::from(text.starts_with(['+', '-'])));
         let padded = padded(digits, args::int(width, 0)? - sign.len() as i128, '0', Pad::Left)?;
-        return operator::concat(&sign.into(), &[padded]);
+        return operator::concat(&[sign.into(), padded]);
     }
     let [width, fill] = arguments.bind(name, ["width", "fillchar"], 1)?;
     let fill = args::optional_text(fill)?.unwrap_or_else(|| " ".to_owned());

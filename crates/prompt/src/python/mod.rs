@@ -1,5 +1,6 @@
 //! The template engine as Jinja in Python: what templates can see of its values, operators, filters, tests and methods, as
-//! Python has it. Operators are filters here, with names that no template can write; `template::translate` puts them in.
+//! Python has it. Operators are filters and functions here, whose names begin with an underscore; `template::translate`
+//! puts them in.
 
 mod args;
 mod filter;
@@ -48,10 +49,10 @@ pub(crate) fn install(env: &mut Environment<'_>) {
     env.add_function("namespace", move |state: &mut State, args: Rest<Value>, named: Kwargs| {
         namespace.call(state, &[object::dict(Args::new(args, &named)?)?])
     });
-    env.add_filter("_add", |a: &Value, b: &Value| operator::add(a, b));
+    env.add_function("_add", |args: Rest<Value>| operator::sum(&args));
     env.add_filter("_multiply", |a: &Value, b: &Value| operator::multiply(a, b));
     env.add_filter("_modulo", |a: &Value, b: &Value| operator::modulo(a, b));
-    env.add_filter("_concat", |first: &Value, others: Rest<Value>| operator::concat(first, &others));
+    env.add_function("_concat", |args: Rest<Value>| operator::concat(&args));
     env.add_filter("_compare", |first: &Value, others: Rest<Value>| operator::chain(first, &others));
     env.add_filter("_attribute", |of: &Value, name: &str| operator::attribute(of, name));
     env.add_filter("_item", |of: &Value, key: &Value| operator::item(of, key));

@@ -203,13 +203,22 @@ pub(super) fn slice(of: &Value, bounds: &[Value]) -> Result<Value> {
 }
 
 /// `a ~ b ~ c`.
-pub(super) fn concat(first: &Value, others: &[Value]) -> Result<Value> {
-    let mut out = text(first)?.into_owned();
-    for other in others {
-        out.push_str(&text(other)?);
+pub(super) fn concat(items: &[Value]) -> Result<Value> {
+    let mut out = String::new();
+    for item in items {
+        out.push_str(&text(item)?);
         method::bounded(out.len())?;
     }
     Ok(Value::from(out))
+}
+
+/// `a + b + c`.
+pub(super) fn sum(items: &[Value]) -> Result<Value> {
+    if items.iter().all(|item| matches!(kind(item), Kind::Str(_)) && !item.is_safe()) {
+        return concat(items);
+    }
+    let (first, others) = items.split_first().ok_or_else(|| fail("nothing to add"))?;
+    others.iter().try_fold(first.clone(), |sum, item| add(&sum, item))
 }
 
 /// A chain of comparisons: values with operators between them.

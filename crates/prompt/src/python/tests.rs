@@ -27,7 +27,7 @@ fn splitting_is_pythons() {
     check("' a b'.split(none, 0)", "['a b']");
     check("'a\\r\\nb\\n\\nc\\n'.splitlines()", "['a', 'b', '', 'c']");
     check(
-        "'a-b-c'.partition('-')[0]|_concat('a-b-c'.rpartition('-')[0], 'a'.partition('-')[0], 'a'.rpartition('-')[2])",
+        "_concat('a-b-c'.partition('-')[0], 'a-b-c'.rpartition('-')[0], 'a'.partition('-')[0], 'a'.rpartition('-')[2])",
         "aa-baa",
     );
     assert!(eval("'a'.split('')").is_err());
@@ -36,10 +36,10 @@ fn splitting_is_pythons() {
 
 #[test]
 fn stripping_is_pythons() {
-    check("'['|_concat(s.strip(), ']')", "[a\x1c b]");
-    check("'['|_concat('\x1f x \x1e'|trim, ']')", "[x]");
-    check("'xxaxx'.strip('x')|_concat('xxa'.lstrip('x'), 'axx'.rstrip('x'), 'xyaxy'|trim('yx'))", "aaaa");
-    check("'<a>b'.removeprefix('<a>')|_concat('b</a>'.removesuffix('</a>'), 'b'.removeprefix('x'))", "bbb");
+    check("_concat('[', s.strip(), ']')", "[a\x1c b]");
+    check("_concat('[', '\x1f x \x1e'|trim, ']')", "[x]");
+    check("_concat('xxaxx'.strip('x'), 'xxa'.lstrip('x'), 'axx'.rstrip('x'), 'xyaxy'|trim('yx'))", "aaaa");
+    check("_concat('<a>b'.removeprefix('<a>'), 'b</a>'.removesuffix('</a>'), 'b'.removeprefix('x'))", "bbb");
     check("'don\\'t they\\'re 3d x_y'.title()", "Don'T They'Re 3D X_Y");
 }
 

@@ -12,8 +12,10 @@ use super::strings::quote;
 
 pub(super) type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Bytes that one value's text may have: one that holds itself twice, many levels deep, is small and prints endlessly.
-pub(super) const MAX_TEXT: usize = 1 << 24;
+/// Bytes that a text may have which an operator, filter or method makes.
+pub(super) const MAX_TEXT: usize = 1 << 26;
+/// Bytes that a value may print: one that holds itself twice, many levels deep, is small and prints endlessly.
+pub(super) const MAX_PRINTED: usize = 1 << 24;
 /// How deep a value may nest that is printed or compared.
 const MAX_DEPTH: usize = 256;
 
@@ -210,7 +212,7 @@ pub(super) fn repr(value: &Value) -> Result<String> {
 }
 
 fn write(out: &mut String, value: &Value, depth: usize) -> Result<()> {
-    if depth > MAX_DEPTH || out.len() > MAX_TEXT {
+    if depth > MAX_DEPTH || out.len() > MAX_PRINTED {
         return Err(fail("a value is too large or nested too deeply to be printed"));
     }
     match kind(value) {

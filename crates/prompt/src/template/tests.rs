@@ -145,6 +145,15 @@ fn what_cannot_mean_the_same_is_refused_with_its_line() {
 }
 
 #[test]
+fn a_long_conversation_is_not_out_of_fuel() {
+    let template = "{% for m in messages %}{{ '<' + m.role + '>' + m.content + '\\n' ~ m.content ~ '' }}{% endfor %}";
+    let turns =
+        [json!({"role": "user", "content": "x".repeat(16_000_000)}), json!({"role": "assistant", "content": "y"})];
+    let text = compile(template, Date::default()).unwrap().render(&turns);
+    assert!(text.is_ok_and(|text| text.len() > 32_000_000));
+}
+
+#[test]
 fn errors_name_the_line_of_the_template() {
     let failed = render(
         "a\n{% if true %}\n\n{% for m in messages %}\n{{ m.content }}{{ m.content.name.x }}{% endfor %}{% endif %}",

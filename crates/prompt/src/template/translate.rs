@@ -84,6 +84,7 @@ fn level(expr: &Expr<'_>) -> Level {
             BinOpKind::ScOr => Level::Or,
             BinOpKind::ScAnd => Level::And,
             BinOpKind::Eq | BinOpKind::Ne => Level::Compare,
+            BinOpKind::Add | BinOpKind::Concat => Level::Primary,
             _ => Level::Filter,
         },
         Expr::UnaryOp(op) if matches!(op.op, UnaryOpKind::Not) => Level::Not,
@@ -550,10 +551,10 @@ impl Writer {
             BinOpKind::Div => return self.native("/", op),
             BinOpKind::FloorDiv => return self.native("//", op),
             BinOpKind::Pow => return self.native("**", op),
-            BinOpKind::Add => return self.with_filter("_add", &op.left, &op.right),
+            BinOpKind::Add => return self.chain("_add", op),
             BinOpKind::Mul => return self.with_filter("_multiply", &op.left, &op.right),
             BinOpKind::Rem => return self.with_filter("_modulo", &op.left, &op.right),
-            BinOpKind::Concat => return self.concat(op),
+            BinOpKind::Concat => return self.chain("_concat", op),
             BinOpKind::Lt => return self.compared(&op.left, [("<", &op.right)]),
             BinOpKind::Lte => return self.compared(&op.left, [("<=", &op.right)]),
             BinOpKind::Gt => return self.compared(&op.left, [(">", &op.right)]),
@@ -565,19 +566,22 @@ impl Writer {
         self.expr(&op.right, right)
     }
 
-    /// `a ~ b ~ c` at once, so that long texts are not copied for each.
-    fn concat(&mut self, op: &BinOp<'_>) -> Result {
+    /// `a ~ b ~ c` and `a + b + c` at once, so that long texts are not copied for each; by functions, for what a filter
+    /// reads is charged by its bytes.
+    fn chain(&mut self, name: &str, op: &BinOp<'_>) -> Result {
+        let kind = std::mem::discriminant(&op.op);
         let (mut first, mut others) = (&op.left, vec![&op.right]);
         while let Expr::BinOp(op) = first
-            && matches!(op.op, BinOpKind::Concat)
+            && std::mem::discriminant(&op.op) == kind
         {
             others.push(&op.right);
             first = &op.left;
         }
-        self.expr(first, Level::Filter)?;
-        self.push("|_concat(");
-        for (at, other) in others.into_iter().rev().enumerate() {
-            self.push(if at > 0 { ", " } else { "" });
+        self.push(name);
+        self.push("(");
+        self.expr(first, Level::If)?;
+        for other in others.into_iter().rev() {
+            self.push(", ");
             self.expr(other, Level::If)?;
         }
         self.push(")");

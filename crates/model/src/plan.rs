@@ -58,16 +58,29 @@ pub(crate) struct StepPlan {
 impl StepPlan {
     /// Plans a batch in blocks of at most `block_rows` rows, and tiles of at most `tile_rows`.
     pub(crate) fn new(batch: &PackedBatch, block_rows: usize, tile_rows: usize) -> Self {
-        let mut ending: Vec<usize> = batch.ends.clone();
-        ending.sort_unstable();
-        ending.dedup();
+        let (pooled, pooled_row) = pooled(batch, block_rows);
         Self {
-            blocks: even_blocks(0..batch.tokens.len(), block_rows).map(|rows| block(batch, rows, tile_rows)).collect(),
-            pooled: even_blocks(0..ending.len(), block_rows).map(|part| pooled_block(batch, &ending[part])).collect(),
-            pooled_row: batch.ends.iter().map(|end| ending.binary_search(end).unwrap_or_default()).collect(),
+            blocks: blocks(&batch.segments, block_rows, tile_rows),
+            pooled,
+            pooled_row,
             positions: batch.segments.iter().map(|segment| segment.position + segment.rows.len()).max().unwrap_or(0),
         }
     }
+}
+
+/// Every token of these segments, in order.
+pub(crate) fn blocks(segments: &[Segment], block_rows: usize, tile_rows: usize) -> Vec<Rows> {
+    let rows = 0..segments.last().map_or(0, |segment| segment.rows.end);
+    even_blocks(rows, block_rows).map(|rows| block(segments, rows, tile_rows)).collect()
+}
+
+/// The pooled rows, and for each sequence which of them is its own.
+pub(crate) fn pooled(batch: &PackedBatch, block_rows: usize) -> (Vec<Rows>, Vec<usize>) {
+    let mut ending: Vec<usize> = batch.ends.clone();
+    ending.sort_unstable();
+    ending.dedup();
+    let pooled = even_blocks(0..ending.len(), block_rows).map(|part| pooled_block(batch, &ending[part])).collect();
+    (pooled, batch.ends.iter().map(|end| ending.binary_search(end).unwrap_or_default()).collect())
 }
 
 /// Splits a range into as few parts as `most` allows, all of nearly the same length.
@@ -77,10 +90,10 @@ fn even_blocks(range: Range<usize>, most: usize) -> impl Iterator<Item = Range<u
     (0..parts).map(move |part| range.start + len * part / parts..range.start + len * (part + 1) / parts)
 }
 
-fn block(batch: &PackedBatch, rows: Range<usize>, tile_rows: usize) -> Rows {
+fn block(segments: &[Segment], rows: Range<usize>, tile_rows: usize) -> Rows {
     let mut block = Rows { sources: rows.clone().map(|row| row as u32).collect(), ..Rows::default() };
-    let first = batch.segments.partition_point(|segment| segment.rows.end <= rows.start);
-    for (number, segment) in batch.segments.iter().enumerate().skip(first) {
+    let first = segments.partition_point(|segment| segment.rows.end <= rows.start);
+    for (number, segment) in segments.iter().enumerate().skip(first) {
         let own = segment.rows.start.max(rows.start)..segment.rows.end.min(rows.end);
         if own.is_empty() {
             break;

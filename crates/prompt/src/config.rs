@@ -4,7 +4,7 @@
 
 mod fields;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -177,12 +177,12 @@ impl Config {
     /// The tokens of added_tokens.json, which say only their ids.
     fn older_tokens(&self, file: Option<&[u8]>) -> Result<Vec<(u32, AddedToken)>, Error> {
         let named = self.named.iter().filter(|(name, _)| NAMED.contains(&name.as_str())).map(|(_, token)| token);
-        let special: HashMap<_, _> = named.chain(&self.extra).map(|token| (token.content.as_str(), ())).collect();
+        let special: HashSet<_> = named.chain(&self.extra).map(|token| token.content.as_str()).collect();
         let mut tokens = Vec::new();
         for (text, id) in object(ADDED, file)? {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
             let id = id.ok_or_else(|| bad(ADDED, format!("the id of {text:?} is no token id")))?;
-            let special = special.contains_key(text.as_str());
+            let special = special.contains(text.as_str());
             tokens.push((id, AddedToken::from(text, special)));
         }
         tokens.sort_by_key(|(id, _)| *id);

@@ -157,7 +157,7 @@ impl Tokenizer {
 
     /// The most bytes of a text that become one token, if there is such a bound.
     pub(crate) fn longest(&self) -> Option<usize> {
-        self.slices.as_ref()?.longest()
+        self.slices.as_ref()?.longest(&self.inner)
     }
 
     /// How many BOS tokens there are in front.

@@ -22,11 +22,16 @@ pub fn moved(secure: bool, address: Arc<OnceLock<String>>) -> Router {
         let Some((listens, port)) = address.get().and_then(|address| address.rsplit_once(':')) else {
             return (StatusCode::SERVICE_UNAVAILABLE, "the public port is not open yet\n").into_response();
         };
-        let asked = headers.get(HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
-        let host = uri.host().map(str::to_owned).or(asked.map(|host| host.host().to_owned()));
+        let host = host(&uri, &headers);
         Redirect::temporary(&format!("{scheme}://{}:{port}/", host.as_deref().unwrap_or(listens))).into_response()
     };
     Router::new().route("/", get(redirect))
+}
+
+/// The host that a request is for, as it says: HTTP/2 has it in the address, HTTP/1.1 in a header.
+pub fn host(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    let header = || Some(headers.get(HOST)?.to_str().ok()?.parse::<Authority>().ok()?.host().to_owned());
+    uri.host().map(str::to_owned).or_else(header)
 }
 
 /// `/metrics` for Prometheus, `/livez` that is always well, and `/readyz` that says why the process is not ready.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -196,6 +197,18 @@ pub(crate) async fn connect(address: Uri) -> io::Result<TokioIo<TcpStream>> {
     Ok(TokioIo::new(stream))
 }
 
+/// Whether only this machine reaches an address, with or without a port.
+pub fn is_loopback(address: &str) -> bool {
+    let ip = address.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| address.parse());
+    let name = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    ip.map_or(name == "localhost", |ip| ip.is_loopback())
+}
+
+/// An error and its causes, from the outermost on.
+pub fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
 /// What an error says, with its causes: what TLS or the system said is at the bottom, and tonic's texts leave it out.
 pub fn in_full(error: &dyn Error) -> String {
     with_causes(error.to_string(), error.source())
@@ -209,8 +222,7 @@ pub fn status_in_full(status: &Status) -> String {
 /// What is wrong if two sides do not agree on TLS, and on which side it is: dialing again does not mend it.
 pub fn tls_refusal(error: &(dyn Error + 'static)) -> Option<String> {
     use rustls::Error::{AlertReceived, InvalidCertificate, InvalidMessage, PeerIncompatible};
-    let mut causes = std::iter::successors(Some(error), |&error| error.source());
-    let error = causes.find_map(of_tls)?;
+    let error = causes(error).find_map(of_tls)?;
     match &error {
         InvalidCertificate(_) => Some(format!(
             "this side refuses the other's certificate, {error}: `ca` names the authority, `domain` the name in it"

@@ -23,6 +23,8 @@ pub(crate) struct ModelChoice {
 pub(crate) struct Located {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) config: Config,
+    /// The text of the config.
+    config_json: String,
 }
 
 /// A model, without its weights.
@@ -39,9 +41,9 @@ impl Located {
     pub(crate) fn find(choice: &ModelChoice) -> Result<Self> {
         let mut checkpoint = checkpoint::locate(&choice.model, &choice.hub)?;
         checkpoint.chat_template = choice.chat_template.clone().or(checkpoint.chat_template);
-        let config = read_to_string(&checkpoint.config)?;
-        let config = Config::parse(&checkpoint.config, &config)?;
-        Ok(Self { checkpoint, config })
+        let config_json = read_to_string(&checkpoint.config)?;
+        let config = Config::parse(&checkpoint.config, &config_json)?;
+        Ok(Self { checkpoint, config, config_json })
     }
 
     /// The most tokens of a conversation, for steps of `budget` tokens.
@@ -56,7 +58,7 @@ impl Located {
 
     /// Reads the tokenizer and the template too.
     pub(crate) fn open(self) -> Result<Opened> {
-        let Self { checkpoint, config } = self;
+        let Self { checkpoint, config, config_json } = self;
         let optional = |path: &Option<_>| path.as_deref().map(read).transpose();
         let sources = Sources {
             tokenizer: read(&checkpoint.tokenizer)?,
@@ -64,7 +66,7 @@ impl Located {
             chat_template: optional(&checkpoint.chat_template)?,
             special_tokens_map: optional(&checkpoint.special_tokens_map)?,
             added_tokens: optional(&checkpoint.added_tokens)?,
-            model_config: Some(read(&checkpoint.config)?),
+            model_config: Some(config_json.into_bytes()),
             vocab_size: u32::try_from(config.vocab).ok(),
             ..Sources::default()
         };

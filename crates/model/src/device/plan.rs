@@ -7,7 +7,7 @@ use score::Checksum;
 use super::kernels::TILE_ROWS;
 use super::{Address, SlotSizes};
 use crate::batch::{PackedBatch, Segment};
-use crate::plan::{StepPlan, Tile};
+use crate::plan::{self, Tile};
 
 /// A step, ready to be sent to a device.
 #[derive(Debug)]
@@ -51,9 +51,8 @@ const MOST_WORDS: usize = 3 * RECORD + 4;
 impl DevicePlan {
     pub(crate) fn new(batch: &PackedBatch, checksum: Checksum) -> Self {
         let (runs, run_of) = joined(&batch.segments);
-        let whole = PackedBatch { tokens: batch.tokens.clone(), segments: runs, ends: Vec::new() };
-        let mut all = StepPlan::new(&whole, usize::MAX, TILE_ROWS).blocks.into_iter().next().unwrap_or_default();
-        let StepPlan { pooled, pooled_row, .. } = StepPlan::new(batch, usize::MAX, TILE_ROWS);
+        let mut all = plan::blocks(&runs, usize::MAX, TILE_ROWS).into_iter().next().unwrap_or_default();
+        let (pooled, pooled_row) = plan::pooled(batch, usize::MAX);
         let mut last = pooled.into_iter().next().unwrap_or_default();
         last.tiles.iter_mut().for_each(|tile| tile.segment = run_of[tile.segment]);
         // the longest first: a block that starts last should end soon
@@ -63,12 +62,12 @@ impl DevicePlan {
             let parent = segment.parent.unwrap_or(number);
             [segment.rows.start as u32, segment.position as u32, parent as u32, 0]
         };
-        let records = whole.segments.iter().enumerate().flat_map(record).collect();
+        let records = runs.iter().enumerate().flat_map(record).collect();
         let parts: [Vec<u32>; 7] = [
             all.tiles.iter().flat_map(tile).collect(),
             last.tiles.iter().flat_map(tile).collect(),
             records,
-            whole.tokens,
+            batch.tokens.clone(),
             all.positions,
             last.sources,
             last.positions,

@@ -6,10 +6,7 @@ use minijinja::Value;
 
 use super::args::{self, Args};
 use super::number::float_text;
-use super::value::{Kind, MAX_PRINTED, Result, fail, items, kind, pairs};
-
-/// Values nested deeper than this are refused.
-const MAX_DEPTH: usize = 256;
+use super::value::{Kind, MAX_DEPTH, MAX_PRINTED, Result, fail, items, kind, pairs};
 
 /// How `json.dumps` was asked to write.
 struct Json {

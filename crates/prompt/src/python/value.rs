@@ -17,7 +17,7 @@ pub(super) const MAX_TEXT: usize = 1 << 26;
 /// Bytes that a value may print: one that holds itself twice, many levels deep, is small and prints endlessly.
 pub(super) const MAX_PRINTED: usize = 1 << 24;
 /// How deep a value may nest that is printed or compared.
-const MAX_DEPTH: usize = 256;
+pub(super) const MAX_DEPTH: usize = 256;
 
 /// What a value is.
 #[derive(Debug, Clone, Copy)]

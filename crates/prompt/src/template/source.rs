@@ -24,7 +24,8 @@ pub(super) fn normalized(template: &str) -> Result<String, String> {
         let (block, after) = block.split_at(length);
         rest = after;
         let inner = block.strip_prefix("{%").and_then(|block| block.strip_suffix("%}")).unwrap_or_default();
-        match inner.trim_matches(['-', '+']).trim() {
+        let tag = inner.trim_matches(['-', '+']).trim();
+        match tag {
             "raw" => {
                 raw = true;
                 // minijinja takes the line end behind it away, and Jinja does not
@@ -35,7 +36,7 @@ pub(super) fn normalized(template: &str) -> Result<String, String> {
             "endraw" => raw = false,
             _ => {}
         }
-        match inner.trim_matches(['-', '+']).trim() {
+        match tag {
             "generation" if !raw => out.push_str(&block.replace("generation", "with")),
             "endgeneration" if !raw => out.push_str(&block.replace("endgeneration", "endwith")),
             _ if code && !raw && block.contains('\\') => {

@@ -81,7 +81,8 @@ const NOT_IMPLEMENTED: &[&str] = &[
     "XLMRobertaTokenizer",
     "XLNetTokenizer",
 ];
-const QWEN2_PATTERN: &str =
+/// How Qwen 2 and 3 cut a text into words.
+pub(super) const QWEN2_PATTERN: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// What happens to a text before the model reads it.

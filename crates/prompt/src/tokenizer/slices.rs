@@ -19,12 +19,19 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, Model as _, ModelWrapper};
 
+use super::class::QWEN2_PATTERN;
+
 /// Where a tokenizer's texts can be cut.
 pub(super) struct Slices {
     rule: Rule,
     /// Characters that stand side by side in added tokens.
     added: HashSet<(char, char)>,
-    longest: Option<usize>,
+    /// Bytes of the longest added token.
+    longest_added: usize,
+    /// How many times as many bytes of a text as it has itself an entry may stand for; None if there is no such bound.
+    shrinks: Option<usize>,
+    /// Found when it is asked for: it takes a look at all entries.
+    longest: OnceLock<usize>,
 }
 
 enum Rule {
@@ -46,7 +53,7 @@ const NFC: usize = 9;
 /// The patterns of Llama 3, of Qwen 2 and 3, and of GPT-2.
 const WORDS: [&str; 3] = [
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    QWEN2_PATTERN,
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
 ];
 /// What stands for a space in Gemma's texts.
@@ -77,21 +84,21 @@ impl Slices {
             }
             _ => return None,
         };
-        let own = inner.get_vocab(false);
-        let entries = own.keys().map(|entry| match rule {
-            // a character each stands for a byte
-            Rule::Words => entry.chars().count(),
-            Rule::Pairs { .. } => entry.len(),
-        });
-        let longest =
-            entries.chain(added.iter().map(|token| token.content.len())).max().map(|longest| longest * shrinks);
+        let longest_added = added.iter().map(|token| token.content.len()).max().unwrap_or_default();
         let added = added.iter().flat_map(|token| pairs_of(&token.content)).collect();
-        Some(Self { rule, added, longest: longest.filter(|_| is_complete) })
+        Some(Self { rule, added, longest_added, shrinks: is_complete.then_some(shrinks), longest: OnceLock::new() })
     }
 
     /// The most bytes of a text that become one token; None if there is no such bound.
-    pub(super) fn longest(&self) -> Option<usize> {
-        self.longest
+    pub(super) fn longest(&self, inner: &tokenizers::Tokenizer) -> Option<usize> {
+        let shrinks = self.shrinks?;
+        let bytes = |entry: &String| match self.rule {
+            // a character each stands for a byte
+            Rule::Words => entry.chars().count(),
+            Rule::Pairs { .. } => entry.len(),
+        };
+        let longest = || inner.get_vocab(false).keys().map(bytes).max().unwrap_or_default().max(self.longest_added);
+        Some(*self.longest.get_or_init(longest) * shrinks)
     }
 
     /// The first place at or behind a place of a text where it may be cut; its end if there is none.

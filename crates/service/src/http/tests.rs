@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, Uri};
 use axum::routing::get;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::admin;
+use super::{admin, host};
 use crate::server::Limits;
 use crate::testing::metrics;
 use crate::{Health, Network, Shutdown};
@@ -78,4 +80,14 @@ async fn what_was_asked_before_the_shutdown_is_answered() {
     is(&asked.await.unwrap(), "200 OK", "slow");
     timeout(Duration::from_secs(5), port.ended).await.unwrap().unwrap();
     assert!(TcpStream::connect(&port.address).await.is_err());
+}
+
+#[test]
+fn the_name_is_that_of_the_address_or_of_the_header() {
+    let header = |host: &str| HeaderMap::from_iter([(HOST, host.parse().unwrap())]);
+    let path = Uri::from_static("/api/status");
+    assert_eq!(host(&path, &header("a.example:7600")).as_deref(), Some("a.example"));
+    assert_eq!(host(&path, &header("[::1]:7600")).as_deref(), Some("[::1]"));
+    assert_eq!(host(&Uri::from_static("http://b.example/"), &header("a.example")).as_deref(), Some("b.example"));
+    assert_eq!(host(&path, &HeaderMap::new()), None);
 }

@@ -279,7 +279,7 @@ impl Reader {
         loop {
             match timeout_at(pace.until, self.body.frame()).await {
                 Ok(frame) => {
-                    let part = frame.transpose()?.map(|frame| frame.into_data().unwrap_or_default());
+                    let part = data(frame)?;
                     pace.bytes += part.as_ref().map_or(0, Bytes::len);
                     return Ok(part);
                 }
@@ -300,9 +300,14 @@ impl Reader {
                 }
                 continue;
             };
-            return Ok(frame.transpose()?.map(|frame| frame.into_data().unwrap_or_default()));
+            return Ok(data(frame)?);
         }
     }
+}
+
+/// The bytes of a frame; trailers have none.
+fn data(frame: Option<hyper::Result<Frame<Bytes>>>) -> hyper::Result<Option<Bytes>> {
+    Ok(frame.transpose()?.map(|frame| frame.into_data().unwrap_or_default()))
 }
 
 // === impl Pace ===

@@ -1,7 +1,7 @@
 //! What settings leave open to strangers. Whoever can write to etcd, or be a worker of a replica, decides what the scores
 //! are; a start says so, and goes on.
 
-use std::net::{IpAddr, SocketAddr};
+use service::net::is_loopback;
 
 use super::{RegistrySettings, ShardSettings};
 
@@ -11,7 +11,7 @@ impl RegistrySettings {
     /// Why strangers may write to etcd, as far as it is not this machine's alone.
     pub(crate) fn exposure(&self) -> Option<String> {
         let host = |endpoint: &str| endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest).to_owned();
-        let mut abroad = self.endpoints.iter().filter(|endpoint| !is_here(&host(endpoint)));
+        let mut abroad = self.endpoints.iter().filter(|endpoint| !is_loopback(&host(endpoint)));
         let endpoint = abroad.find(|endpoint| !endpoint.starts_with("https://") || !self.is_known());
         endpoint.map(|endpoint| {
             format!(
@@ -33,7 +33,7 @@ impl ShardSettings {
     /// Why strangers may be gateways, or workers of the replica.
     pub(crate) fn exposure(&self) -> Option<String> {
         let closed = self.tls.server.as_ref().is_some_and(|server| server.client_ca.is_some());
-        (!closed && !is_here(&self.listen)).then(|| {
+        (!closed && !is_loopback(&self.listen)).then(|| {
             format!(
                 "whoever reaches {} may score here, or be a worker of the replica if etcd lets them: give [tls.server] with \
                  client_ca (docs/cluster.md)",
@@ -41,11 +41,4 @@ impl ShardSettings {
             )
         })
     }
-}
-
-/// Whether only this machine reaches an address.
-fn is_here(address: &str) -> bool {
-    let ip = address.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| address.parse::<IpAddr>());
-    let name = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    ip.map_or(name == "localhost", |ip| ip.is_loopback())
 }

@@ -41,9 +41,12 @@ impl Given {
     }
 }
 
+fn turns(messages: &[Message]) -> usize {
+    messages.iter().map(Message::bytes).sum()
+}
+
 /// What is rendered of an input: of a group, the prompt with each response.
 fn bytes(input: &Input) -> usize {
-    let turns = |messages: &[Message]| messages.iter().map(Message::bytes).sum::<usize>();
     match input {
         Input::Messages(messages) => turns(messages),
         Input::Text(text) => text.len(),
@@ -57,7 +60,6 @@ fn bytes(input: &Input) -> usize {
 
 /// The longest of these texts.
 fn longest(input: &Input) -> usize {
-    let turns = |messages: &[Message]| messages.iter().map(Message::bytes).sum::<usize>();
     match input {
         Input::Messages(messages) => turns(messages),
         Input::Text(text) => text.len(),

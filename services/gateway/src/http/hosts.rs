@@ -1,16 +1,16 @@
 //! By which names browsers may ask. A page from elsewhere whose name is made to point at this machine (DNS rebinding) is
 //! held off by nothing but the name that its requests then carry.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use service::axum::Json;
 use service::axum::extract::{Request, State};
-use service::axum::http::header::HOST;
-use service::axum::http::uri::Authority;
-use service::axum::http::{HeaderMap, StatusCode, Uri};
+use service::axum::http::StatusCode;
 use service::axum::middleware::Next;
 use service::axum::response::{IntoResponse as _, Response};
+use service::http::host;
+use service::net::is_loopback;
 
 /// The names that a gateway answers to, besides addresses and `localhost`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,9 +26,8 @@ pub(crate) enum Hosts {
 impl Hosts {
     /// The names of the settings. Without any: whatever it is called, or none where only this machine reaches it.
     pub(crate) fn new(names: &[String], listens: &str) -> Self {
-        let here = listens.parse::<SocketAddr>().is_ok_and(|address| address.ip().is_loopback());
         match names {
-            [] if !here => Self::Any,
+            [] if !is_loopback(listens) => Self::Any,
             names => Self::Only(names.to_vec()),
         }
     }
@@ -42,7 +41,7 @@ impl Hosts {
     }
 }
 
-/// Turns away what carries another name.
+/// Turns away what carries another name; every browser gives one.
 pub(super) async fn check(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
     match host(request.uri(), request.headers()) {
         Some(host) if !hosts.know(&host) => {
@@ -51,12 +50,6 @@ pub(super) async fn check(State(hosts): State<Arc<Hosts>>, request: Request, nex
         }
         _ => next.run(request).await,
     }
-}
-
-/// The name that a request carries: HTTP/2 has it in the address, HTTP/1.1 in a header. Every browser gives one.
-fn host(uri: &Uri, headers: &HeaderMap) -> Option<String> {
-    let header = || Some(headers.get(HOST)?.to_str().ok()?.parse::<Authority>().ok()?.host().to_owned());
-    uri.host().map(str::to_owned).or_else(header)
 }
 
 #[cfg(test)]

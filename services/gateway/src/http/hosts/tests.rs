@@ -17,13 +17,3 @@ fn names_are_known_by_the_settings_and_by_where_a_gateway_listens() {
     let named = Hosts::new(&names(&["assay.lab"]), "0.0.0.0:7600");
     assert!(named.know("ASSAY.lab") && named.know("10.0.0.7") && !named.know("rebound.example"));
 }
-
-#[test]
-fn the_name_is_that_of_the_address_or_of_the_header() {
-    let header = |host: &str| HeaderMap::from_iter([(HOST, host.parse().unwrap())]);
-    let path = Uri::from_static("/api/status");
-    assert_eq!(host(&path, &header("a.example:7600")).as_deref(), Some("a.example"));
-    assert_eq!(host(&path, &header("[::1]:7600")).as_deref(), Some("[::1]"));
-    assert_eq!(host(&Uri::from_static("http://b.example/"), &header("a.example")).as_deref(), Some("b.example"));
-    assert_eq!(host(&path, &HeaderMap::new()), None);
-}

@@ -1,6 +1,5 @@
 //! `POST /api/score`: one prompt with its responses.
 
-use std::error::Error;
 use std::sync::Arc;
 
 use prompt::{Input, Message, Role};
@@ -10,6 +9,7 @@ use service::axum::extract::State;
 use service::axum::extract::rejection::JsonRejection;
 use service::axum::http::HeaderMap;
 use service::axum::response::{IntoResponse, Response};
+use service::net::causes;
 use service::server;
 
 use super::super::{Door, in_seconds};
@@ -128,14 +128,7 @@ impl From<Answer> for Scored {
 
 /// Why a body was not let in, if it was not.
 fn unread(rejection: &JsonRejection) -> Option<&server::Refused> {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(rejection);
-    while let Some(error) = cause {
-        if let Some(refused) = error.downcast_ref() {
-            return Some(refused);
-        }
-        cause = error.source();
-    }
-    None
+    causes(rejection).find_map(|cause| cause.downcast_ref())
 }
 
 // === impl Refused ===
